@@ -1,0 +1,279 @@
+"""The one place that builds the parts and puts them together. Production and tests differ only in the arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from broker.audit import trail
+from broker.audit.events import Event, Kind
+from broker.audit.log import AuditLog, Step
+from broker.audit.refusals import RefusalCounter
+from broker.audit.tree import AuditTree
+from broker.changes.proposals import Changes
+from broker.clock import Clock, SystemClock
+from broker.db import claims
+from broker.db.engine import open_engine, reading, sqlite_url
+from broker.db.lock import FolderLock
+from broker.db.reserve import DiskReserve
+from broker.db.writer import no_probe
+from broker.entropy import Entropy, new_id, system_entropy
+from broker.formats.note import NoteSigner
+from broker.gateway.calls import CallRules, Gateway
+from broker.gateway.endpoints import Catalogue
+from broker.gateway.upstream import ProviderKey, ProviderKeys
+from broker.identity import attesters
+from broker.identity.attesters.oidc import OidcVerifier
+from broker.identity.directory import Directory
+from broker.identity.instances import Instances
+from broker.keys import KeyRing
+from broker.outbound import Outbound
+from broker.policy import active
+from broker.policy.active import ActivePolicies
+from broker.policy.prepared import PreparedCache
+from broker.policy.shipped import shipped
+from broker.settings import Settings
+from broker.tokens.bearer import TokenVerifier
+from broker.tokens.client_auth import Authenticator
+from broker.tokens.exchange import TokenService
+from broker.tokens.issue import Audience, TokenRules
+from broker.tokens.operate import OperatorGate
+from broker.tokens.replay import ReplayMemory
+from broker.tokens.sign_in import SignIn
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The whole broker, ready to answer. `close` it at the end."""
+
+    settings: Settings
+    clock: Clock
+    entropy: Entropy
+    engine: Engine
+    lock: FolderLock
+    keys: KeyRing
+    audit: AuditLog
+    tree: AuditTree
+    refusals: RefusalCounter
+    directory: Directory
+    instances: Instances
+    policies: ActivePolicies
+    rules: TokenRules
+    tokens: TokenService
+    sign_in: SignIn
+    verifier: TokenVerifier
+    gateway: Gateway
+    changes: Changes
+    operators: OperatorGate
+    outbound: Outbound
+    log_signer: NoteSigner
+
+    @property
+    def log_key(self) -> str:
+        """The log's public key as auditors pin it (C2SP signed-note verifier key)."""
+        return self.log_signer.vkey
+
+    def new_request_id(self) -> str:
+        """Names one request in every record that it leaves."""
+        return new_id(self.entropy)
+
+    async def read(self, query: Callable[[Session], T]) -> T:
+        """Runs a query off the loop, in a session that is closed at the end."""
+
+        def run() -> T:
+            with reading(self.engine) as session:
+                return query(session)
+
+        return await asyncio.to_thread(run)
+
+    async def start(self) -> None:
+        """What is recorded before the first request: what the last run left open, the shipped policies, the start."""
+        now = self.clock.now()
+        for index, agent, request_id, model in await self.read(trail.open_calls):
+            closing = Event(
+                Kind.CALL_ABANDONED,
+                agent=agent,
+                at=now,
+                request_id=request_id,
+                what={"action": "call", "model": model},
+                remedy={"closes": index, "why": "the broker stopped before the call ended"},
+            )
+            await self.audit.record(Step((closing,), closing=True))
+        if not self.policies.reload():
+            checked = active.check(shipped())
+
+            def change(session: Session) -> int:
+                attesters.store(session, attesters.REGISTERED_KEYS)
+                return active.activate(session, checked, expected=None, by="broker", now=now)
+
+            remedy = {
+                "set": checked.policies.hash,
+                "cases": checked.cases_run,
+                "why": "the shipped policies, first start",
+            }
+            first = self._own(Kind.CHANGE_ACTIVATED, now, remedy)
+            receipt = await self.audit.record(Step((first,), change=change))
+            self.policies.use(checked.policies, checked.source, int(str(receipt.result)))
+            self.directory.attesters[attesters.REGISTERED_KEYS.name] = attesters.REGISTERED_KEYS
+        started = self._own(Kind.BROKER_STARTED, now, {"policies": self.policies.current.hash, "log_key": self.log_key})
+        await self.audit.record(Step((started,)))
+        await asyncio.to_thread(self.tree.integrate)
+
+    async def close(self) -> None:
+        """Records the end, brings the tree up to it, and lets go of everything. Nothing is answered any more."""
+        await self.gateway.finish()
+        now = self.clock.now()
+        events = (*self.refusals.drain(now, everything=True), self._own(Kind.BROKER_STOPPED, now, {}))
+        await self.audit.close_later(Step(events))
+        self.audit.close()
+        try:
+            await asyncio.to_thread(self.tree.integrate)
+        finally:
+            await self.outbound.close()
+            self.engine.dispose()
+            self.lock.release()
+
+    def _own(self, kind: Kind, now: float, remedy: dict[str, object]) -> Event:
+        """An event of the broker's own."""
+        return Event(kind, agent="broker", at=now, request_id=f"{kind}-{int(now)}", remedy=remedy)
+
+
+def assemble(
+    settings: Settings,
+    *,
+    prepare: Callable[[Engine], None],
+    clock: Clock | None = None,
+    entropy: Entropy = system_entropy,
+    outbound: Outbound | None = None,
+    probe: Callable[[str], None] = no_probe,
+) -> Broker:
+    """Builds the broker on the data folder, which it holds from then on.
+
+    Args:
+        settings: how it runs.
+        prepare: brings the database to the newest schema (`broker.migrations.upgrade`).
+        clock, entropy, outbound: the doors.
+        probe: a test seam at the commit points, see `broker.db.writer`.
+
+    Raises:
+        StoreLocked: another process holds the data folder.
+        ConfigurationError, PolicyInvalid: what is stored or configured cannot be used. Fails closed.
+    """
+    clock = clock or SystemClock()
+    provider_keys = ProviderKeys(
+        {
+            name: ProviderKey(value.get_secret_value(), frozenset(settings.secrets[name].origins))
+            for name, value in settings.secret_values().items()
+        }
+    )
+    data_dir = settings.storage.data_dir
+    lock = FolderLock(data_dir)
+    try:
+        keys = KeyRing(data_dir / "keys", entropy)
+        engine = open_engine(sqlite_url(data_dir))
+        prepare(engine)
+        audit = AuditLog(
+            engine,
+            tag_key=keys.tag_key,
+            entropy=entropy,
+            reserve=DiskReserve(data_dir, settings.storage.reserve_mb * 1024 * 1024),
+            timeout_s=settings.storage.commit_timeout_s,
+            probe=probe,
+        )
+        return _build(settings, clock, entropy, engine, lock, keys, audit, provider_keys, outbound)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _build(
+    settings: Settings,
+    clock: Clock,
+    entropy: Entropy,
+    engine: Engine,
+    lock: FolderLock,
+    keys: KeyRing,
+    audit: AuditLog,
+    provider_keys: ProviderKeys,
+    outbound: Outbound | None,
+) -> Broker:
+    rules = _token_rules(settings)
+    signer = NoteSigner(_log_origin(settings.issuer), keys.log_key)
+    out = outbound or Outbound(settings.outgoing.exceptions(), extra_ca_file=settings.outgoing.ca_file)
+    directory, instances, policies = Directory(engine), Instances(engine), ActivePolicies(engine)
+    catalogue, prepared, refusals = Catalogue(engine), PreparedCache(), RefusalCounter()
+    replay = ReplayMemory(claims.unexpired(engine, clock.now()))
+    audiences = (
+        (settings.issuer, rules.token_endpoint)
+        if settings.tokens.accept_token_endpoint_audience
+        else (settings.issuer,)
+    )
+    authenticator = Authenticator(directory, OidcVerifier(out, clock), clock, audiences)
+    verifier = TokenVerifier(rules, keys, directory, replay, clock)
+    bounds = CallRules(
+        settings.gateway.max_body_bytes, settings.gateway.connect_timeout_s, settings.gateway.first_byte_timeout_s
+    )
+    return Broker(
+        settings=settings,
+        clock=clock,
+        entropy=entropy,
+        engine=engine,
+        lock=lock,
+        keys=keys,
+        audit=audit,
+        tree=AuditTree(engine, signer),
+        refusals=refusals,
+        directory=directory,
+        instances=instances,
+        policies=policies,
+        rules=rules,
+        tokens=TokenService(
+            rules,
+            keys,
+            authenticator,
+            directory,
+            instances,
+            policies,
+            prepared,
+            replay,
+            audit,
+            refusals,
+            clock,
+            entropy,
+        ),
+        sign_in=SignIn(rules, directory, replay, audit, refusals, clock, entropy),
+        verifier=verifier,
+        gateway=Gateway(bounds, verifier, policies, prepared, catalogue, provider_keys, out, audit, refusals, clock),
+        changes=Changes(engine, directory, catalogue, policies, provider_keys, audit, clock, entropy),
+        operators=OperatorGate(rules, verifier, policies, prepared, audit, refusals, clock),
+        outbound=out,
+        log_signer=signer,
+    )
+
+
+def _token_rules(settings: Settings) -> TokenRules:
+    issuer = settings.issuer
+    gateway, api = Audience(f"{issuer}/openai/v1", "gateway"), Audience(f"{issuer}/api/v1", "api")
+    return TokenRules(
+        issuer=issuer,
+        lifetime_s=settings.tokens.lifetime_s,
+        dpop_window_s=settings.tokens.dpop_window_s,
+        require_dpop_nonce=settings.tokens.require_dpop_nonce,
+        audiences={gateway.uri: gateway, api.uri: api},
+        default_audience=gateway.uri,
+    )
+
+
+def _log_origin(issuer: str) -> str:
+    """The log's name: the issuer without its scheme (C2SP tlog-checkpoint asks for a schema-less URL)."""
+    return issuer.partition("://")[2] + "/log"

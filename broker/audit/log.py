@@ -1,0 +1,312 @@
+"""The audit log: nothing takes effect before its record is durable.
+
+A `Step` is what one request needs durable at once: the keys it claims, the change it makes, and its records. `AuditLog`
+commits steps in groups. An attacker who can write the database can add, change or remove rows here; the checkpoints that
+outsiders hold show it (`broker.audit.tree`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+from sqlmodel import Field, Session, SQLModel, UniqueConstraint
+
+from broker.audit.events import ABANDONED, Event
+from broker.db.claims import Claim, take
+from broker.db.engine import BIG_INTEGER, insert_rows, reading
+from broker.db.reserve import DiskReserve
+from broker.db.writer import Failed, GroupWriter, no_probe
+from broker.entropy import Entropy
+from broker.errors import BrokerError, Conflict, Unavailable
+from broker.formats import record
+from broker.formats.merkle import leaf_hash
+
+log = logging.getLogger(__name__)
+
+_SALT_BYTES = 16 * len(record.GROUPS)
+_TAGS_KEPT = 65_536
+"""Agents whose last running number is kept in memory; the others' is read from the table."""
+
+Change = Callable[[Session], object]
+
+
+class RecordRow(SQLModel, table=True):
+    """One entry with its groups beside it. `idx` is dense from 0: the entry's index in the tree."""
+
+    __tablename__ = "records"
+    __table_args__ = (UniqueConstraint("agent_tag", "seq"),)
+
+    idx: int = Field(primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False})
+    at: float
+    kind: str = Field(index=True)
+    agent: str = Field(index=True)
+    agent_tag: str
+    seq: int = Field(sa_type=BIG_INTEGER)
+    outcome: str
+    model: str
+    request_id: str = Field(index=True)
+    entry: bytes
+    leaf: bytes
+    commitments: bytes
+    groups: bytes
+
+
+_COLUMNS = (
+    "idx", "at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "entry", "leaf", "commitments", "groups",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one request needs durable before it may take effect.
+
+    Args:
+        events: its records, in order.
+        claims: keys it takes; if one is held by another, nothing of the step happens.
+        change: writes of its own in a session inside the transaction; it must not commit.
+        closing: records the end of what was begun, and is written even while the broker winds down on a full disk.
+    """
+
+    events: tuple[Event, ...]
+    claims: tuple[Claim, ...] = ()
+    change: Change | None = None
+    closing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A durable step: the indices of its records, and what its change returned."""
+
+    indices: tuple[int, ...]
+    result: object
+
+
+class ClaimTaken(Conflict):
+    """Somebody else holds a key that the step needs once, or holds it with another value."""
+
+    reason = "claim_taken"
+
+    def __init__(self, key: str) -> None:
+        super().__init__("This proof or evidence was used already.")
+        self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    event: Event
+    agent_tag: str
+    root: bytes
+    commitments: bytes
+    groups: bytes
+    outcome: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    step: Step
+    prepared: tuple[_Prepared, ...]
+
+
+class AuditLog:
+    """Appends, and knows nothing of reading. Fails closed: `Unavailable` when a step cannot be made durable.
+
+    Args:
+        engine: the database.
+        tag_key: keys the pseudonym under which an agent stands in the public entry.
+        entropy: salts.
+        reserve: disk space held back.
+        timeout_s: how long a caller waits for its commit, under a second.
+        probe: a test seam, see `GroupWriter`.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        tag_key: bytes,
+        entropy: Entropy,
+        reserve: DiskReserve,
+        timeout_s: float,
+        probe: Callable[[str], None] = no_probe,
+    ) -> None:
+        self._engine = engine
+        self._tag_key = tag_key
+        self._entropy = entropy
+        self._reserve = reserve
+        self._owed: deque[Step] = deque(maxlen=10_000)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._size = self._stored_size()
+        self._last: OrderedDict[str, int] = OrderedDict()
+        self._winding_down = not reserve.hold()
+        self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
+            engine, apply=self._apply, settle=self._settle, abandoned=self._abandon, timeout_s=timeout_s, probe=probe
+        )
+
+    @property
+    def size(self) -> int:
+        """How many entries are durable."""
+        return self._size
+
+    @property
+    def winding_down(self) -> bool:
+        """True while the disk is full: only the ends of what was begun are recorded."""
+        return self._winding_down
+
+    async def record(self, step: Step) -> Receipt:
+        """Waits until the step is durable; only then may it take effect.
+
+        Raises:
+            Unavailable: it is not durable; nothing may take effect.
+            ClaimTaken: one of its claims is held by another; nothing was written.
+            BrokerError: its change refused; nothing was written.
+        """
+        if self._winding_down and not step.closing:
+            raise Unavailable("The disk is full. Nothing is issued until there is room for its record.")
+        return await self._writer.submit(_Work(step, tuple(self._prepare(event) for event in step.events)))
+
+    async def close_later(self, step: Step) -> None:
+        """Records the end of what was begun; when that fails, keeps it and tries again with `settle_owed`."""
+        step = replace(step, closing=True)
+        try:
+            await self.record(step)
+        except BrokerError as error:
+            log.warning("the end of a request could not be recorded yet: %s", error.reason)
+            self._owed.append(step)
+
+    async def settle_owed(self) -> int:
+        """Tries to record what is owed, and to win the reserve back; returns how many ends are still owed."""
+        for _ in range(len(self._owed)):
+            step = self._owed.popleft()
+            try:
+                await self.record(step)
+            except BrokerError:
+                self._owed.appendleft(step)
+                break
+        if self._winding_down and not self._owed and await asyncio.to_thread(self._reserve.hold):
+            self._winding_down = False
+            log.warning("there is room on the disk again: normal service")
+        return len(self._owed)
+
+    def tag(self, agent: str) -> str:
+        """The keyed pseudonym of a principal: HMAC-SHA256, 32 hex digits."""
+        return hmac.digest(self._tag_key, agent.encode(), hashlib.sha256)[:16].hex()
+
+    def close(self) -> None:
+        """Writes what waits and ends the writer."""
+        self._writer.close()
+
+    def _prepare(self, event: Event) -> _Prepared:
+        groups = event.groups()
+        salts = self._entropy(_SALT_BYTES)
+        committed = record.commit_groups(groups, salts)
+        stored = {
+            name: (salts[16 * place : 16 * place + 16].hex(), content.decode())
+            for place, (name, content) in enumerate(zip(record.GROUPS, committed.contents, strict=True))
+        }
+        outcome = str((event.decision or {}).get("outcome", ""))
+        model = str((event.what or {}).get("model", ""))
+        return _Prepared(
+            event, self.tag(event.agent), committed.root, committed.commitments, orjson.dumps(stored), outcome, model
+        )
+
+    def _apply(self, connection: Connection, works: Sequence[_Work]) -> list[Receipt | Failed]:
+        """Runs on the writer's thread, inside the transaction."""
+        lost = iter(take(connection, [work.step.claims for work in works if work.step.change is None]))
+        outcomes: list[Receipt | Failed] = []
+        rows: list[tuple[object, ...]] = []
+        self._load_sequences(connection, works)
+        size = self._size
+        for work in works:
+            result: object = None
+            try:
+                if work.step.change is not None:
+                    result = _claim_and_change(connection, work.step.claims, work.step.change)
+                elif (key := next(lost)) is not None:
+                    raise ClaimTaken(key)
+            except BrokerError as error:
+                outcomes.append(Failed(error))
+                continue
+            indices = range(size, size + len(work.prepared))
+            rows += [self._row(idx, prepared) for idx, prepared in zip(indices, work.prepared, strict=True)]
+            size = indices.stop
+            outcomes.append(Receipt(tuple(indices), result))
+        insert_rows(connection, "records", _COLUMNS, rows)
+        self._size = size
+        return outcomes
+
+    def _row(self, idx: int, prepared: _Prepared) -> tuple[object, ...]:
+        event = prepared.event
+        seq = self._last[prepared.agent_tag] + 1
+        self._last[prepared.agent_tag] = seq
+        entry = record.entry(event.kind, prepared.agent_tag, seq, prepared.root)
+        return (
+            idx, event.at, str(event.kind), event.agent, prepared.agent_tag, seq, prepared.outcome, prepared.model,
+            event.request_id, entry, leaf_hash(entry), prepared.commitments, prepared.groups,
+        )  # fmt: skip
+
+    def _load_sequences(self, connection: Connection, works: Sequence[_Work]) -> None:
+        for tag in {prepared.agent_tag for work in works for prepared in work.prepared}:
+            if tag in self._last:
+                self._last.move_to_end(tag)
+            else:
+                found = connection.exec_driver_sql("SELECT max(seq) FROM records WHERE agent_tag = ?", (tag,)).scalar()
+                self._last[tag] = int(found) if found is not None else 0
+
+    def _settle(self, error: Exception | None) -> None:
+        """Runs on the writer's thread after each transaction: memory follows what the database did."""
+        if error is None:
+            while len(self._last) > _TAGS_KEPT:
+                self._last.popitem(last=False)
+            return
+        self._last.clear()
+        if _is_full(error) and not self._winding_down:
+            self._winding_down = True
+            self._reserve.release()
+            log.error("the disk is full: only the ends of calls are recorded until there is room")
+        try:
+            self._size = self._stored_size()
+        except OperationalError:
+            log.exception("the database cannot be read")
+
+    def _abandon(self, work: _Work, receipt: Receipt) -> None:
+        """Runs on the loop: the commit landed after the caller had been told 503, or had left."""
+        ends = tuple(
+            replace(event, kind=ABANDONED[event.kind], remedy={"closes": idx, "why": "nobody received the effect"})
+            for event, idx in zip(work.step.events, receipt.indices, strict=True)
+            if event.kind in ABANDONED
+        )
+        if ends:
+            task = asyncio.get_running_loop().create_task(self.close_later(Step(ends)))
+            self._tasks.add(task)  # the loop holds tasks weakly
+            task.add_done_callback(self._tasks.discard)
+
+    def _stored_size(self) -> int:
+        with reading(self._engine) as session:
+            last = session.connection().exec_driver_sql("SELECT max(idx) FROM records").scalar()
+        return 0 if last is None else int(last) + 1
+
+
+def _claim_and_change(connection: Connection, claims: tuple[Claim, ...], change: Change) -> object:
+    """Both or neither, and without touching what the rest of the batch does."""
+    with connection.begin_nested():
+        key = take(connection, [claims])[0]
+        if key is not None:
+            raise ClaimTaken(key)
+        with Session(bind=connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
+            result = change(session)
+            session.flush()
+            return result
+
+
+def _is_full(error: Exception) -> bool:
+    return isinstance(error, OperationalError) and ("full" in str(error.orig) or "disk I/O" in str(error.orig))

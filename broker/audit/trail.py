@@ -1,0 +1,189 @@
+"""Reading the log: search, one record with its exact bytes, and the bundle that proves it offline."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from sqlmodel import Session, col, select
+
+from broker.audit.events import CALL_ENDS, Kind
+from broker.audit.log import RecordRow
+from broker.audit.tree import AuditTree
+from broker.errors import Malformed, NotFound
+from broker.formats import canonical_json, checkpoint, record, tlog_proof
+from broker.formats.merkle import leaf_hash
+from broker.formats.note import NoteVerifier
+
+MAX_PAGE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What to search for; an empty field means any. `after` is the last index of the page before (keyset paging).
+
+    Newest first unless `oldest_first`. Times are milliseconds since the epoch, `until` exclusive.
+    """
+
+    agent: str = ""
+    kind: str = ""
+    outcome: str = ""
+    model: str = ""
+    request_id: str = ""
+    since_ms: int | None = None
+    until_ms: int | None = None
+    after: int | None = None
+    limit: int = 50
+    oldest_first: bool = False
+
+
+def search(session: Session, query: Query) -> list[dict[str, Any]]:
+    """A page of records as `read` gives them."""
+    statement = select(RecordRow)
+    for column, value in (
+        (RecordRow.agent, query.agent),
+        (RecordRow.kind, query.kind),
+        (RecordRow.outcome, query.outcome),
+        (RecordRow.model, query.model),
+        (RecordRow.request_id, query.request_id),
+    ):
+        if value:
+            statement = statement.where(col(column) == value)
+    if query.since_ms is not None:
+        statement = statement.where(col(RecordRow.at) >= query.since_ms / 1000)
+    if query.until_ms is not None:
+        statement = statement.where(col(RecordRow.at) < query.until_ms / 1000)
+    index = col(RecordRow.idx)
+    if query.after is not None:
+        statement = statement.where(index > query.after if query.oldest_first else index < query.after)
+    statement = statement.order_by(index.asc() if query.oldest_first else index.desc())
+    return [_shown(row) for row in session.exec(statement.limit(min(max(query.limit, 1), MAX_PAGE)))]
+
+
+def read(session: Session, index: int) -> dict[str, Any]:
+    """The record at `index`: index, kind, agent, seq, the groups by name, the entry's exact bytes (base64).
+
+    Raises:
+        NotFound: there is no such record.
+    """
+    row = session.get(RecordRow, index)
+    if row is None:
+        raise NotFound(f"There is no record {index}.")
+    return _shown(row)
+
+
+def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
+    """Calls admitted in the last run of the broker that no record closes, as (index, agent, request id, model).
+
+    Called at start, before anything else is recorded.
+    """
+    started = session.exec(
+        select(RecordRow.idx).where(RecordRow.kind == Kind.BROKER_STARTED).order_by(col(RecordRow.idx).desc()).limit(1)
+    ).first()
+    kinds = sorted({Kind.CALL_ADMITTED, *CALL_ENDS})
+    marks = ",".join("?" * len(kinds))
+    rows = session.connection().exec_driver_sql(
+        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND kind IN ({marks}) ORDER BY idx",  # noqa: S608  marks only
+        (started or 0, *kinds),
+    )
+    found: dict[str, tuple[int, str, str, str]] = {}
+    for idx, kind, agent, request_id, model in rows:
+        if kind == Kind.CALL_ADMITTED:
+            found[request_id] = (idx, agent, request_id, model)
+        else:
+            found.pop(request_id, None)
+    return list(found.values())
+
+
+def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
+    """Everything that proves record `index` without us: a JSON file for `verify_bundle`.
+
+    Shape: `{"entry", "commitments", "groups": {name: {"salt", "content"}}, "proof"}`: bytes in base64, the proof a C2SP
+    tlog-proof under the newest checkpoint.
+
+    Raises:
+        NotFound: no such record, or not yet under a checkpoint.
+    """
+    row = session.get(RecordRow, index)
+    if row is None:
+        raise NotFound(f"There is no record {index}.")
+    note = tree.head()
+    size = checkpoint.parse_unverified(note).size
+    if index >= size:
+        raise NotFound(f"Record {index} is not under a checkpoint yet. Try again in a second.")
+    groups = {
+        name: {"salt": _b64(bytes.fromhex(salt)), "content": content}
+        for name, (salt, content) in orjson.loads(row.groups).items()
+    }
+    return orjson.dumps(
+        {
+            "entry": _b64(row.entry),
+            "commitments": _b64(row.commitments),
+            "groups": groups,
+            "proof": tlog_proof.write(index, tree.inclusion(index, size), note),
+        },
+        option=orjson.OPT_INDENT_2,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedRecord:
+    """What a bundle proves: built by `verify_bundle` alone."""
+
+    index: int
+    size: int
+    origin: str
+    kind: str
+    seq: int
+    groups: dict[str, Any]
+
+
+def verify_bundle(data: bytes, log_key: NoteVerifier) -> VerifiedRecord:
+    """Checks a bundle offline under a pinned key.
+
+    1. The checkpoint is signed by the pinned key.
+    2. The entry's leaf is in the tree of that checkpoint at the index that the proof names.
+    3. The entry's root commits to the groups' commitments, and each disclosed group opens its commitment.
+
+    Args:
+        data: a file that `bundle` wrote.
+        log_key: the log's key, from somewhere else than the bundle.
+
+    Raises:
+        ProofInvalid, InvalidSignature, Malformed: the text says what does not fit.
+    """
+    members: Any = canonical_json.parse(data, max_bytes=4 * 1024 * 1024)
+    try:
+        entry = base64.b64decode(members["entry"], validate=True)
+        commitments = base64.b64decode(members["commitments"], validate=True)
+        disclosed = {
+            name: (base64.b64decode(group["salt"], validate=True), group["content"].encode())
+            for name, group in members["groups"].items()
+        }
+        proof = str(members["proof"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Malformed(f"The file is no bundle of the broker: {error!r}.") from error
+    proved = tlog_proof.verify(proof, leaf_hash(entry), log_key)
+    fields = record.parse_entry(entry)
+    record.verify_groups(fields.root, commitments, disclosed)
+    groups = {name: canonical_json.parse(content) for name, (_, content) in disclosed.items() if content}
+    return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
+
+
+def _shown(row: RecordRow) -> dict[str, Any]:
+    groups = {name: orjson.loads(content) for name, (_, content) in orjson.loads(row.groups).items() if content}
+    return {
+        "index": row.idx,
+        "kind": row.kind,
+        "agent": row.agent,
+        "seq": row.seq,
+        "at_ms": int(row.at * 1000),
+        "groups": groups,
+        "entry": _b64(row.entry),
+    }
+
+
+def _b64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,200 @@
+"""The Merkle tree over the entries (RFC 6962 §2.1), its checkpoints (C2SP tlog-checkpoint) and its proofs.
+
+Order of integration: the entries are durable (stage) → sign a checkpoint over them → compare-and-swap the head → publish.
+A process that dies anywhere repeats it from the durable entries; there is no other recovery. Subtrees of 256 leaves (and
+256 of those, …) are stored when they are complete and never change: an attacker who can modify them can at most make
+proofs that do not verify.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Engine
+from sqlmodel import Field, SQLModel
+
+from broker.db.engine import BIG_INTEGER, insert_rows, reading, writing
+from broker.errors import NotFound, ProofInvalid
+from broker.formats import checkpoint, merkle
+from broker.formats.checkpoint import Checkpoint
+from broker.formats.note import NoteSigner
+
+_SPAN = 256
+_CHUNK = 64 * _SPAN
+"""Leaves integrated under one checkpoint, so that a long backlog is worked off in bounded memory."""
+
+
+class SubtreeRow(SQLModel, table=True):
+    """The hash over 256^level leaves beginning at n · 256^level."""
+
+    __tablename__ = "subtrees"
+
+    level: int = Field(primary_key=True)
+    n: int = Field(primary_key=True, sa_type=BIG_INTEGER)
+    hash: bytes
+
+
+class HeadRow(SQLModel, table=True):
+    """The latest checkpoint: one row."""
+
+    __tablename__ = "log_head"
+
+    id: int = Field(primary_key=True)
+    size: int = Field(sa_type=BIG_INTEGER)
+    note: str
+
+
+class AuditTree:
+    """Integrates entries and proves them.
+
+    Args:
+        engine: the database that holds the records.
+        signer: the log's key; its name is the log's origin.
+    """
+
+    def __init__(self, engine: Engine, signer: NoteSigner) -> None:
+        self._engine = engine
+        self._signer = signer
+
+    def integrate(self) -> str | None:
+        """Brings the tree up to the durable entries; returns the newest checkpoint, or None for an empty log.
+
+        Raises:
+            ProofInvalid: the stored head is larger than the log: entries were removed. Nothing is signed.
+        """
+        while True:
+            with reading(self._engine) as session:
+                connection = session.connection()
+                old, note = _head(connection)
+                size = min(_count(connection), old + _CHUNK)
+                if size < old:
+                    raise ProofInvalid(
+                        f"the log holds {size} entries but its last checkpoint covers {old}: entries were removed; "
+                        "restore the database from a backup that has them"
+                    )
+                if size == old:
+                    return note
+                hashes = _Hashes(connection)
+                subtrees = hashes.complete(old, size)
+                root = hashes.hash_of(0, size)
+            note = checkpoint.sign(Checkpoint(self._signer.name, size, root), self._signer)
+            with writing(self._engine) as connection:
+                if _swap(connection, old, size, note):
+                    insert_rows(connection, "subtrees", ("level", "n", "hash"), subtrees)
+
+    def head(self) -> str:
+        """The newest checkpoint, a signed note.
+
+        Raises:
+            NotFound: nothing has been recorded yet.
+        """
+        with reading(self._engine) as session:
+            size, note = _head(session.connection())
+        if note is None:
+            raise NotFound("The log has no checkpoint yet. Try again in a second.")
+        return note
+
+    def inclusion(self, index: int, size: int) -> list[bytes]:
+        """The inclusion proof of entry `index` in the tree of `size` entries (RFC 6962 §2.1.1).
+
+        Raises:
+            NotFound: the tree of that size does not exist, or does not hold the entry.
+        """
+        with reading(self._engine) as session:
+            connection = session.connection()
+            if not 0 <= index < size <= _count(connection):
+                raise NotFound(f"There is no tree of {size} entries that holds entry {index}.")
+            return merkle.inclusion_proof(index, size, _Hashes(connection).hash_of)
+
+    def consistency(self, old: int, new: int) -> list[bytes]:
+        """The proof that the tree of `new` entries begins with the tree of `old` (RFC 6962 §2.1.2).
+
+        Raises:
+            NotFound: one of the trees does not exist.
+        """
+        with reading(self._engine) as session:
+            connection = session.connection()
+            if not 0 < old <= new <= _count(connection):
+                raise NotFound(f"There are no trees of {old} and {new} entries.")
+            return merkle.consistency_proof(old, new, _Hashes(connection).hash_of)
+
+    def tile(self, level: int, n: int, width: int) -> bytes:
+        """`width` hashes of tile (level, n), each 32 bytes (C2SP tlog-tiles).
+
+        Raises:
+            NotFound: the tree under the newest checkpoint has no such tile.
+        """
+        with reading(self._engine) as session:
+            connection = session.connection()
+            size, _ = _head(connection)
+            if not (0 < width <= _SPAN and 0 <= level < 8 and n >= 0 and (n * _SPAN + width) * _SPAN**level <= size):
+                raise NotFound("The tree under the newest checkpoint has no such tile.")
+            return b"".join(_Hashes(connection).nodes(level, n * _SPAN, width))
+
+
+def _count(connection: Connection) -> int:
+    last = connection.exec_driver_sql("SELECT max(idx) FROM records").scalar()
+    return 0 if last is None else int(last) + 1
+
+
+def _head(connection: Connection) -> tuple[int, str | None]:
+    row = connection.exec_driver_sql("SELECT size, note FROM log_head WHERE id = 1").first()
+    return (0, None) if row is None else (int(row[0]), str(row[1]))
+
+
+def _swap(connection: Connection, old: int, new: int, note: str) -> bool:
+    """Replaces the head only if it is still the one we started from."""
+    if old == 0:
+        done = connection.exec_driver_sql(
+            "INSERT INTO log_head (id, size, note) VALUES (1, ?, ?) ON CONFLICT (id) DO NOTHING", (new, note)
+        )
+    else:
+        done = connection.exec_driver_sql(
+            "UPDATE log_head SET size = ?, note = ? WHERE id = 1 AND size = ?", (new, note, old)
+        )
+    return done.rowcount == 1
+
+
+class _Hashes:
+    """The tree's hashes as stored, and those made in this integration that are not stored yet."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._fresh: dict[tuple[int, int], bytes] = {}
+
+    def complete(self, old: int, new: int) -> list[tuple[int, int, bytes]]:
+        """Makes the subtrees that become complete when the tree grows from `old` to `new`, as (level, n, hash)."""
+        level, span = 1, _SPAN
+        while new // span > 0:
+            for n in range(old // span, new // span):
+                self._fresh[level, n] = merkle.root_of(self.nodes(level - 1, n * _SPAN, _SPAN))
+            level, span = level + 1, span * _SPAN
+        return [(level, n, value) for (level, n), value in self._fresh.items()]
+
+    def nodes(self, level: int, first: int, count: int) -> list[bytes]:
+        """`count` neighbours from `first`: leaves at level 0, complete subtrees of 256^level leaves above."""
+        if level == 0:
+            found = self._stored(
+                "SELECT leaf FROM records WHERE idx >= ? AND idx < ? ORDER BY idx", first, first + count
+            )
+        else:
+            sql = "SELECT hash FROM subtrees WHERE n >= ? AND n < ? AND level = ? ORDER BY n"
+            found = self._stored(sql, first, first + count, level)
+            made = (self._fresh.get((level, n)) for n in range(first + len(found), first + count))
+            found += [value for value in made if value is not None]
+        if len(found) != count:
+            raise ProofInvalid(
+                f"the log lacks hashes from {first} to {first + count} on level {level}: rows were removed"
+            )
+        return found
+
+    def hash_of(self, start: int, end: int) -> bytes:
+        """The hash over the entries [start, end), a range of RFC 6962 §2.1."""
+        width = end - start
+        if width & (width - 1) == 0 and start % width == 0:
+            level = (width.bit_length() - 1) // 8
+            span = _SPAN**level
+            return merkle.root_of(self.nodes(level, start // span, width // span))
+        split = 1 << ((width - 1).bit_length() - 1)
+        return merkle.node_hash(self.hash_of(start, start + split), self.hash_of(start + split, end))
+
+    def _stored(self, sql: str, *key: int) -> list[bytes]:
+        return [bytes(row[0]) for row in self._connection.exec_driver_sql(sql, key)]

@@ -1,0 +1,238 @@
+"""From plan to effect: propose, approve, activate in one durable step, contain at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import orjson
+from sqlalchemy import Engine
+from sqlmodel import Field, Session, SQLModel, col, select, update
+
+from broker.audit.events import Event, Kind
+from broker.audit.log import AuditLog, Step
+from broker.changes import effects
+from broker.changes.plan import Difference, Plan, make
+from broker.clock import Clock
+from broker.db.engine import reading
+from broker.entropy import Entropy
+from broker.errors import AccessDenied, CasesFailed, Conflict, ManifestInvalid, NotFound, PolicyInvalid
+from broker.gateway.endpoints import Catalogue
+from broker.gateway.upstream import ProviderKeys
+from broker.identity.directory import Directory
+from broker.identity.operators import Operator
+from broker.policy.active import ActivePolicies
+
+_MAX_SHOWN = 2_000
+
+
+class ProposalRow(SQLModel, table=True):
+    """A change that waits for a second admin, or did. `document` is the manifest's JSON text."""
+
+    __tablename__ = "proposals"
+
+    id: str = Field(primary_key=True)
+    document: str
+    proposed_by: str
+    proposed_at: float
+    status: str
+    decided_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a change.
+
+    Args:
+        id: its identity.
+        status: "unchanged", "checked" (dry run), "pending" (waits for a second admin) or "activated".
+        differences: what changes.
+        links: one-time sign-in codes of new operators, by name; shown once.
+        record: the index of its record, if there is one.
+    """
+
+    id: str
+    status: str
+    differences: tuple[Difference, ...]
+    links: dict[str, str]
+    record: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Everything that a change needs, put together by `broker.assembly`."""
+
+    engine: Engine
+    directory: Directory
+    catalogue: Catalogue
+    policies: ActivePolicies
+    provider_keys: ProviderKeys
+    audit: AuditLog
+    clock: Clock
+    entropy: Entropy
+
+    async def propose(self, document: object, *, by: Operator, request_id: str, dry_run: bool = False) -> Outcome:
+        """Checks a manifest and activates it, or keeps it for a second admin to approve.
+
+        Raises:
+            ManifestInvalid, PolicyInvalid, CasesFailed: recorded; nothing was changed.
+            Conflict: something it touches changed meanwhile.
+        """
+        try:
+            plan = await self._plan(document)
+        except (ManifestInvalid, CasesFailed, PolicyInvalid) as error:
+            if not dry_run:
+                refused: dict[str, object] = {"reason": error.reason, "why": error.detail[:_MAX_SHOWN]}
+                await self.audit.record(Step((self._event(Kind.CHANGE_REFUSED, by, request_id, refused),)))
+            raise
+        if not plan.differences and not plan.manifest.relinked:
+            return Outcome(plan.id, "unchanged", (), {}, None)
+        if dry_run:
+            return Outcome(plan.id, "checked", plan.differences, {}, None)
+        if plan.widens and self.directory.active_admins() >= 2:
+            row = ProposalRow(
+                id=plan.id,
+                document=orjson.dumps(document).decode(),
+                proposed_by=by.name,
+                proposed_at=self.clock.now(),
+                status="pending",
+                decided_by="",
+            )
+            receipt = await self.audit.record(
+                Step(
+                    (self._event(Kind.CHANGE_PROPOSED, by, request_id, _shown(plan)),),
+                    change=lambda session: _keep(session, row),
+                )
+            )
+            return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0])
+        return await self._activate(plan, by=by, approved_by=None, request_id=request_id)
+
+    async def approve(self, id: str, *, by: Operator, request_id: str) -> Outcome:
+        """Approves and activates what somebody else proposed.
+
+        Raises:
+            NotFound: no such proposal waits.
+            AccessDenied: the proposer cannot approve it.
+            Conflict: the set in force is not the one it was proposed against.
+        """
+        with reading(self.engine) as session:
+            row = session.get(ProposalRow, id)
+        if row is None or row.status != "pending":
+            raise NotFound("No such proposal waits for approval.")
+        if row.proposed_by == by.name:
+            raise AccessDenied("A second admin must approve this change: you proposed it.", reason="own_proposal")
+        plan = await self._plan(orjson.loads(row.document))
+        if plan.id != id:
+            raise Conflict("The policies in force changed since this was proposed. Propose it again.")
+        proposer = self.directory.operators.get(row.proposed_by)
+        return await self._activate(plan, by=proposer or by, approved_by=by, request_id=request_id)
+
+    async def withdraw(self, id: str, *, by: Operator, request_id: str) -> None:
+        """Refuses or withdraws a proposal.
+
+        Raises:
+            NotFound: no such proposal waits.
+        """
+        event = self._event(Kind.CHANGE_REFUSED, by, request_id, {"change": id, "reason": "withdrawn"})
+        await self.audit.record(Step((event,), change=lambda session: _close(session, id, "withdrawn", by.name)))
+
+    async def contain(
+        self, section: str, name: str, status: str, why: str, *, by: Operator, request_id: str
+    ) -> Outcome:
+        """Suspends, revokes or disables one agent, attester, endpoint or operator at once; needs one person.
+
+        Raises:
+            NotFound: there is no such thing.
+            ManifestInvalid: the status would not narrow.
+        """
+        allowed = effects.NARROWER.get(section, ())
+        if status not in allowed:
+            raise ManifestInvalid(
+                f"`status` must be one of {', '.join(allowed)}; giving rights back is a change to propose."
+            )
+        before = effects.describe(self.directory, self.catalogue, section, name)
+        difference = Difference(section, name, before, {**before, "status": status})
+        if before["status"] == status:
+            return Outcome("", "unchanged", (), {}, None)
+        event = self._event(
+            Kind.AGENT_CONTAINED, by, request_id, {"section": section, "name": name, "status": status, "why": why}
+        )
+        receipt = await self.audit.record(
+            Step((event,), change=lambda session: effects.contain(session, section, name, status, now=event.at))
+        )
+        effects.install(receipt.result, self.directory, self.catalogue, self.policies)
+        return Outcome("", "activated", (difference,), {}, receipt.indices[0])
+
+    async def _plan(self, document: object) -> Plan:
+        return await asyncio.to_thread(
+            make, document, self.directory, self.catalogue, self.policies, self.provider_keys
+        )
+
+    async def _activate(self, plan: Plan, *, by: Operator, approved_by: Operator | None, request_id: str) -> Outcome:
+        event = self._event(
+            Kind.CHANGE_ACTIVATED,
+            by,
+            request_id,
+            {**_shown(plan), "approved_by": approved_by.name if approved_by else ""},
+        )
+
+        def change(session: Session) -> effects.Applied:
+            if approved_by is not None:
+                _close(session, plan.id, "activated", approved_by.name)
+            return effects.apply(session, plan, by=by.name, now=event.at, entropy=self.entropy)
+
+        receipt = await self.audit.record(Step((event,), change=change))
+        applied = receipt.result
+        effects.install(applied, self.directory, self.catalogue, self.policies)
+        assert isinstance(applied, effects.Applied)
+        return Outcome(plan.id, "activated", plan.differences, dict(applied.links), receipt.indices[0])
+
+    def _event(self, kind: Kind, by: Operator, request_id: str, remedy: dict[str, object]) -> Event:
+        return Event(
+            kind,
+            agent=by.id,
+            at=self.clock.now(),
+            request_id=request_id,
+            who={"agent": by.id, "roles": list(by.roles)},
+            what={"action": "contain" if kind is Kind.AGENT_CONTAINED else "change"},
+            decision={
+                "outcome": "deny" if kind is Kind.CHANGE_REFUSED else "permit",
+                "set": self.policies.current.hash,
+            },
+            remedy=remedy,
+        )
+
+
+def proposals(session: Session) -> list[ProposalRow]:
+    """What was proposed for a second admin, newest first."""
+    return list(session.exec(select(ProposalRow).order_by(col(ProposalRow.proposed_at).desc()).limit(200)))
+
+
+def _keep(session: Session, row: ProposalRow) -> None:
+    known = session.get(ProposalRow, row.id)
+    if known is not None and known.status == "pending":
+        raise Conflict("This change is proposed already and waits for a second admin.")
+    session.merge(row)
+
+
+def _close(session: Session, id: str, status: str, by: str) -> None:
+    """One statement, so that a proposal is decided once."""
+    statement = (
+        update(ProposalRow)
+        .where(col(ProposalRow.id) == id, col(ProposalRow.status) == "pending")
+        .values(status=status, decided_by=by)
+        .returning(col(ProposalRow.id))
+    )
+    if session.exec(statement).scalar_one_or_none() is None:
+        raise NotFound("No such proposal waits for approval.")
+
+
+def _shown(plan: Plan) -> dict[str, object]:
+    """A plan as the record tells it: what changed, not the texts of whole files."""
+    return {
+        "change": plan.id,
+        "base": plan.base,
+        "set": plan.checked.policies.hash if plan.checked is not None else plan.base,
+        "cases": plan.checked.cases_run if plan.checked is not None else 0,
+        "differences": [f"{d.section}/{d.name}" for d in plan.differences][:200],
+    }

@@ -1,0 +1,23 @@
+"""Puts the commands together."""
+
+from __future__ import annotations
+
+import typer
+
+from broker.cli.login import login
+from broker.cli.serve import serve
+
+app = typer.Typer(
+    name="broker",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    help="Stands between AI agents and the models they call: evidence in, short-lived bound tokens out.",
+)
+app.command()(serve)
+app.command()(login)
+
+
+def run() -> None:
+    """Runs the command line."""
+    app()

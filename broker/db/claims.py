@@ -1,0 +1,81 @@
+"""Durable claims: a key that may be taken once, or only ever with one value, until it expires.
+
+What may be used once (proofs, assertions, sign-in links) claims its key without a value; bearer evidence claims its key
+with the thumbprint it is bound to. Today the memory of one process stands in front (`broker.tokens.replay`); several
+processes share this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, Engine
+from sqlmodel import Field, SQLModel
+
+from broker.db.engine import insert_rows, reading, select_in, writing
+
+
+class ClaimRow(SQLModel, table=True):
+    """A taken key."""
+
+    __tablename__ = "claims"
+
+    key: str = Field(primary_key=True)
+    value: str
+    expires_at: float = Field(index=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A wish to take `key` until `expires_at` (seconds since the epoch).
+
+    An empty `value` means once and never again; otherwise the same value may come again, and another value is refused.
+    """
+
+    key: str
+    value: str
+    expires_at: float
+
+
+def take(connection: Connection, wishes: Sequence[Sequence[Claim]]) -> list[str | None]:
+    """Takes every list of claims that is free as a whole, by position: duplicates within the batch lose to the first.
+
+    Args:
+        connection: an open writing transaction.
+        wishes: for each caller, the claims that it needs together.
+
+    Returns:
+        For each caller None, or the key that somebody else holds; the claims of such a caller are not taken.
+    """
+    keys = {claim.key for claims in wishes for claim in claims}
+    if not keys:
+        return [None] * len(wishes)
+    held = {key: value for key, value in select_in(connection, "claims", "key, value", "key", keys)}
+    rows: list[tuple[str, str, float]] = []
+    results: list[str | None] = []
+    for claims in wishes:
+        lost = next((c.key for c in claims if c.key in held and (not c.value or held[c.key] != c.value)), None)
+        results.append(lost)
+        if lost is None:
+            for claim in claims:
+                if claim.key not in held:
+                    held[claim.key] = claim.value
+                    rows.append((claim.key, claim.value, claim.expires_at))
+    insert_rows(connection, "claims", ("key", "value", "expires_at"), rows)
+    return results
+
+
+def unexpired(engine: Engine, now: float) -> list[Claim]:
+    """Every claim still in force: what the memory of a restarted process begins with."""
+    with reading(engine) as session:
+        rows = session.connection().exec_driver_sql(
+            "SELECT key, value, expires_at FROM claims WHERE expires_at > ?", (now,)
+        )
+        return [Claim(*row) for row in rows]
+
+
+def prune(engine: Engine, now: float) -> int:
+    """Deletes claims that ended before `now`; returns how many."""
+    with writing(engine) as connection:
+        return connection.exec_driver_sql("DELETE FROM claims WHERE expires_at <= ?", (now,)).rowcount

@@ -1,0 +1,97 @@
+"""The database engine, and the few statements that must be fast or differ between databases."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, Engine, Integer, event
+from sqlmodel import Session, create_engine
+
+_ROWS_A_STATEMENT = 256
+"""Rows in one INSERT. One statement a batch: each return to Python costs a turn at the interpreter's lock."""
+
+
+BIG_INTEGER = BigInteger().with_variant(Integer(), "sqlite")
+"""A 64-bit column everywhere: SQLite's INTEGER has 64 bits, and only under that name can it be the row's own id."""
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for `url` with the broker's durability settings.
+
+    SQLite runs in WAL mode with full synchronous commits: a commit that returned is on the disk.
+
+    Args:
+        url: an SQLAlchemy URL; see `sqlite_url`.
+    """
+    engine = create_engine(url, pool_pre_ping=False, connect_args={"check_same_thread": False, "timeout": 0.7})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself; see _begin
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        writes = connection.get_execution_options().get("broker_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN DEFERRED")
+
+    return engine
+
+
+def sqlite_url(data_dir: Path) -> str:
+    """The URL of the embedded database in the data folder."""
+    return f"sqlite:///{data_dir / 'broker.db'}"
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Session]:
+    """A session that reads one consistent state; nothing in it is ever committed."""
+    with Session(engine, expire_on_commit=False) as session:
+        yield session  # closing it ends the transaction, and leaves what was read usable
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction that holds the write lock from its start, committed at the end unless an error passes."""
+    with engine.connect().execution_options(broker_writes=True) as connection, connection.begin():
+        yield connection
+
+
+@lru_cache(maxsize=1024)
+def _insert(table: str, columns: tuple[str, ...], rows: int) -> str:
+    row = "(" + ",".join("?" * len(columns)) + ")"
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES " + ",".join([row] * rows)  # noqa: S608  names are ours
+
+
+def insert_rows(connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Inserts many rows with as few statements as possible.
+
+    Args:
+        connection: an open transaction.
+        table, columns: names from our own table classes, never from outside.
+        rows: one sequence of driver values a row, in the order of `columns`.
+    """
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        part = rows[start : start + _ROWS_A_STATEMENT]
+        connection.exec_driver_sql(_insert(table, columns, len(part)), tuple(chain.from_iterable(part)))
+
+
+def select_in(
+    connection: Connection, table: str, columns: str, key: str, values: Iterable[Any]
+) -> list[tuple[Any, ...]]:
+    """Rows of `table` whose `key` is one of `values`, in no particular order."""
+    wanted = list(values)
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(wanted), _ROWS_A_STATEMENT):
+        part = wanted[start : start + _ROWS_A_STATEMENT]
+        marks = ",".join("?" * len(part))
+        statement = f"SELECT {columns} FROM {table} WHERE {key} IN ({marks})"  # noqa: S608  names are ours
+        found += [tuple(row) for row in connection.exec_driver_sql(statement, tuple(part))]
+    return found

@@ -1,0 +1,169 @@
+"""The group-committing writer: many callers wait for one transaction, and each learns only of its own commit.
+
+One thread takes whatever has queued up, applies it in one transaction, and answers after the commit. A caller that is
+refused (its claim was taken, its change conflicts) is refused alone. A caller waits a bounded time; a commit that lands
+after its caller left is handed to `abandoned`, so that the record can say that nobody received the effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import OperationalError
+
+from broker.db.engine import writing
+from broker.errors import BrokerError, Unavailable
+
+log = logging.getLogger(__name__)
+
+WorkT = TypeVar("WorkT")
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An outcome inside a batch: this caller alone gets `error` raised. Never seen outside the writer."""
+
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[WorkT, ResultT]):
+    work: WorkT
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[ResultT]
+
+
+def no_probe(_point: str) -> None:
+    """The probe of production: does nothing. Tests pass one that ends the process at a named point."""
+
+
+class GroupWriter(Generic[WorkT, ResultT]):
+    """Owns the one writing thread. Fails closed: no commit, no result.
+
+    Args:
+        engine: where to write.
+        apply: applies a batch inside the transaction; gives one result or `Failed` a work, by position.
+        settle: told on the thread whether the batch became durable, so that state in memory follows or falls back.
+        abandoned: told on the loop of a work that became durable after its caller had left.
+        timeout_s: how long a caller waits, under a second.
+        capacity: how many works may wait; more are refused at once.
+        max_batch: how many works one transaction takes.
+        probe: called with "begun", "applied" and "committed"; a test seam.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        apply: Callable[[Connection, Sequence[WorkT]], list[ResultT | Failed]],
+        settle: Callable[[Exception | None], None],
+        abandoned: Callable[[WorkT, ResultT], None],
+        timeout_s: float,
+        capacity: int = 4096,
+        max_batch: int = 256,
+        probe: Callable[[str], None] = no_probe,
+    ) -> None:
+        self._engine = engine
+        self._apply = apply
+        self._settle = settle
+        self._abandoned = abandoned
+        self._timeout_s = timeout_s
+        self._capacity = capacity
+        self._max_batch = max_batch
+        self._probe = probe
+        self._queue: queue.SimpleQueue[_Waiting[WorkT, ResultT] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
+        self._thread.start()
+
+    async def submit(self, work: WorkT) -> ResultT:
+        """Waits until `work` is durable.
+
+        Raises:
+            Unavailable: not durable within the time; if the commit lands later all the same, `abandoned` hears of it.
+            BrokerError: what `apply` said of this work alone; nothing of it was written.
+        """
+        if self._queue.qsize() >= self._capacity:
+            raise Unavailable("The broker cannot record more requests at the moment. Try again in a second.")
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[WorkT, ResultT] = _Waiting(work, loop, loop.create_future())
+        self._queue.put(waiting)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await waiting.future
+        except TimeoutError:
+            raise Unavailable("The record could not be written in time, so nothing was done. Try again.") from None
+
+    def close(self) -> None:
+        """Writes what has queued up, then ends the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        open_for_work = True
+        while open_for_work:
+            first = self._queue.get()
+            batch: list[_Waiting[WorkT, ResultT]] = []
+            while True:
+                if first is None:
+                    open_for_work = False
+                    break
+                if not first.future.done():  # a caller that left before the commit: nothing happens for it
+                    batch.append(first)
+                if len(batch) >= self._max_batch:
+                    break
+                try:
+                    first = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            if batch:
+                self._commit(batch)
+
+    def _commit(self, batch: Sequence[_Waiting[WorkT, ResultT]]) -> None:
+        try:
+            with writing(self._engine) as connection:
+                self._probe("begun")
+                results = self._apply(connection, [waiting.work for waiting in batch])
+                self._probe("applied")
+            self._probe("committed")
+        except Exception as error:  # the thread must outlive whatever the database or a change throws
+            self._settle(error)
+            if len(batch) > 1 and not isinstance(error, OperationalError):
+                log.warning("a batch failed and is written one by one", exc_info=error)
+                for waiting in batch:
+                    self._commit([waiting])
+                return
+            log.error("a batch could not be written: %s", type(error).__name__, exc_info=error)
+            failure = Unavailable("The record could not be written, so nothing was done. Try again in a second.")
+            self._answer(batch, [Failed(failure)] * len(batch))
+            return
+        self._settle(None)
+        self._answer(batch, results)
+
+    def _answer(self, batch: Sequence[_Waiting[WorkT, ResultT]], results: Sequence[ResultT | Failed]) -> None:
+        """Wakes the callers: one call into each loop, however many wait there."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Waiting[WorkT, ResultT], ResultT | Failed]]] = {}
+        for waiting, result in zip(batch, results, strict=True):
+            by_loop.setdefault(waiting.loop, []).append((waiting, result))
+        for loop, pairs in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(self._release, pairs)
+            except RuntimeError:  # the loop is closed: the process is ending and its callers are gone
+                log.warning("%d callers were gone when their commit landed", len(pairs))
+
+    def _release(self, pairs: Sequence[tuple[_Waiting[WorkT, ResultT], ResultT | Failed]]) -> None:
+        for waiting, result in pairs:
+            if not waiting.future.done():
+                if isinstance(result, Failed):
+                    waiting.future.set_exception(result.error)
+                else:
+                    waiting.future.set_result(result)
+            elif not isinstance(result, Failed):
+                self._abandoned(waiting.work, result)

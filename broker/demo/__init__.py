@@ -1,0 +1,1 @@
+"""Stand-ins for a platform and a provider, and the play in which the broker works between them."""

@@ -1,0 +1,317 @@
+"""Journey B: a model call.
+
+1. Who calls (token and proof). 2. Which model, known or refused. 3. Decide. 4. One durable step: the proof's claim and
+`CallAdmitted`, or `CallRefused`. 5. To the provider with its key; the answer streams on and is counted. 6. One durable
+step: `CallCompleted` or `CallFailed`, also when the caller leaves in the middle. No database session is held while the
+provider answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from broker.audit.events import Event, Kind
+from broker.audit.log import AuditLog, ClaimTaken, Step
+from broker.audit.refusals import RefusalCounter
+from broker.clock import Clock
+from broker.errors import BrokerError, CallDenied, InvalidDpopProof, NotFound, OutboundFailed, OutboundRefused, Refused
+from broker.gateway import openai_wire, upstream
+from broker.gateway.endpoints import Catalogue, Model
+from broker.gateway.openai_wire import UsageCounter
+from broker.gateway.upstream import ProviderKeys
+from broker.identity.agents import Agent
+from broker.outbound import Outbound
+from broker.policy.active import ActivePolicies
+from broker.policy.explain import explain
+from broker.policy.prepared import PreparedCache
+from broker.policy.request import Decision, Request
+from broker.tokens.bearer import Caller, Presented, TokenVerifier
+
+
+class ProviderFailed(BrokerError):
+    """The provider could not be asked, or refused the broker itself."""
+
+    reason = "provider_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """Bounds of a call: bytes and seconds."""
+
+    max_body_bytes: int
+    connect_timeout_s: float
+    first_byte_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingCall:
+    """A call as it arrived; nothing in it is verified."""
+
+    presented: Presented
+    wire: str
+    operation: str
+    audience: str
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+    source: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A call whose admission is durable. Only `Gateway.admit` builds one."""
+
+    call: IncomingCall
+    agent: Agent
+    model: Model
+    stream: bool
+    record: int
+    at: float
+
+
+@dataclass(slots=True)
+class Answer:
+    """The provider's answer on its way to the caller.
+
+    Args:
+        status: what the caller gets to see.
+        headers: those that may pass.
+        chunks: the body as it arrives.
+    """
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    chunks: AsyncIterator[bytes]
+
+
+@dataclass(slots=True)
+class _Outcome:
+    usage: UsageCounter
+    status: int = 0
+    failure: str = ""
+    finished: bool = False
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Everything that a call needs, put together by `broker.assembly`."""
+
+    rules: CallRules
+    verifier: TokenVerifier
+    policies: ActivePolicies
+    prepared: PreparedCache
+    catalogue: Catalogue
+    provider_keys: ProviderKeys
+    outbound: Outbound
+    audit: AuditLog
+    refusals: RefusalCounter
+    clock: Clock
+    _ending: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def caller(self, presented: Presented, audience: str, source: str) -> Caller:
+        """The verified caller; a refusal is counted, for its sender has proved nothing.
+
+        Raises:
+            InvalidToken, InvalidDpopProof, UseDpopNonce: see `TokenVerifier.caller`.
+        """
+        try:
+            return self.verifier.caller(presented, audience)
+        except Refused as refusal:
+            self.refusals.count(source, refusal.reason, self.clock.now())
+            raise
+
+    async def admit(self, call: IncomingCall) -> Admitted:
+        """Decides a call and makes the decision durable.
+
+        Raises:
+            Refused: counted or recorded before it is raised.
+            Unavailable: not durable; nothing was sent anywhere.
+        """
+        caller = self.caller(call.presented, call.audience, call.source)
+        at = self.clock.now()
+        model: Model | None = None
+        asked = openai_wire.Asked("", False)
+        decision: Decision | None = None
+        try:
+            asked = openai_wire.parse_call(call.body, max_bytes=self.rules.max_body_bytes)
+            model = self.catalogue.find(call.wire, asked.model)
+            decision, context = self.decide(caller, model, call.operation, stream=asked.stream)
+            if not decision.permitted or not isinstance(caller.principal, Agent):
+                raise CallDenied(self._why_not(decision, model))
+        except Refused as refusal:
+            denied: dict[str, object] = {
+                "outcome": "deny",
+                "reason": refusal.reason,
+                "policies": list(decision.policies) if decision is not None else [],
+                "set": self.policies.current.hash,
+                "limited_by": decision.limited_by if decision is not None else refusal.reason,
+            }
+            name = model.full_name if model is not None else asked.model
+            await self._record(call, caller, at, Kind.CALL_REFUSED, name, denied)
+            raise
+        permitted: dict[str, object] = {
+            "outcome": "permit",
+            "policies": list(decision.policies),
+            "set": decision.set_hash,
+            "limited_by": "",
+            "inputs": context,
+        }
+        record = await self._record(call, caller, at, Kind.CALL_ADMITTED, model.full_name, permitted)
+        return Admitted(call, caller.principal, model, asked.stream, record, at)
+
+    def decide(
+        self, caller: Caller, model: Model, operation: str, *, stream: bool
+    ) -> tuple[Decision, dict[str, object]]:
+        """The decision on one call, and the context that it was made in."""
+        context: dict[str, object] = {"operation": operation, "stream": stream, "confirmation": caller.confirmation}
+        policies = self.policies.current
+        entities = self.prepared.of(policies, caller.principal, model)
+        return policies.decide(Request(caller.principal.uid, "call", model.uid, context), entities), context
+
+    def explain(self, agent: str, model: str, *, operation: str, stream: bool, confirmation: str) -> dict[str, object]:
+        """Why a call is permitted or refused now, in words and as data.
+
+        Args:
+            agent: its id.
+            model: as ceilings name it, `endpoint/model`.
+            operation, stream, confirmation: the rest of the question.
+
+        Raises:
+            NotFound: no such agent or model.
+        """
+        principal = self.verifier.directory.agents.get(agent)
+        if principal is None:
+            raise NotFound(f"There is no agent {agent}.")
+        resource = self.catalogue.named(model)
+        context: dict[str, object] = {"operation": operation, "stream": stream, "confirmation": confirmation}
+        policies = self.policies.current
+        entities = policies.prepare([principal.entity(), resource.entity()])
+        return explain(policies, Request(principal.uid, "call", resource.uid, context), entities).to_json()
+
+    async def models(self, presented: Presented, *, wire: str, audience: str, source: str) -> list[Model]:
+        """The models that the caller may call: the same decision as for a call, one by one.
+
+        Raises:
+            Refused: the caller is not verified.
+            Unavailable: its proof could not be claimed durably.
+        """
+        caller = self.caller(presented, audience, source)
+        await self._claim(caller)
+        return [
+            model
+            for model in self.catalogue.of(wire)
+            if self.decide(caller, model, "chat.completions", stream=False)[0].permitted
+        ]
+
+    @asynccontextmanager
+    async def forward(self, admitted: Admitted) -> AsyncIterator[Answer]:
+        """Sends an admitted call to its provider; its end is recorded when the block is left, however that happens.
+
+        Raises:
+            ProviderFailed: the provider could not be asked.
+        """
+        endpoint = admitted.model.endpoint
+        outcome = _Outcome(UsageCounter(stream=admitted.stream))
+        try:
+            headers = self.provider_keys.headers(endpoint, admitted.call.headers)
+            async with self.outbound.open_stream(
+                "POST",
+                endpoint.base_url + openai_wire.PATHS[admitted.call.operation],
+                headers,
+                admitted.call.body,
+                connect_timeout_s=self.rules.connect_timeout_s,
+                first_byte_timeout_s=self.rules.first_byte_timeout_s,
+                idle_timeout_s=self.rules.first_byte_timeout_s,
+            ) as response:
+                outcome.status = response.status
+                if response.status in (401, 403):
+                    # The provider's text may quote the key it was sent.
+                    raise ProviderFailed(
+                        f"The provider of {endpoint.name} refused the broker's key. An admin mends it."
+                    )
+                counted = _counted(response.chunks, outcome)
+                yield Answer(response.status, upstream.answer_headers(response.headers), counted)
+        except (OutboundFailed, OutboundRefused) as error:
+            outcome.failure = error.reason
+            raise ProviderFailed(f"The provider of {endpoint.name} could not be asked: {error.detail}") from error
+        except ProviderFailed as error:
+            outcome.failure = error.reason
+            raise
+        finally:
+            await self._end(admitted, outcome)
+
+    async def finish(self) -> None:
+        """Waits until the ends of all calls are recorded; at shutdown."""
+        while self._ending:
+            await asyncio.wait(self._ending)
+
+    async def _end(self, admitted: Admitted, outcome: _Outcome) -> None:
+        """Records the end. The record is written even when the caller's own task is cancelled."""
+        outcome.usage.finish()
+        ok = outcome.finished and 200 <= outcome.status < 300
+        failure = outcome.failure or ("" if outcome.finished else "left")
+        event = Event(
+            Kind.CALL_COMPLETED if ok else Kind.CALL_FAILED,
+            agent=admitted.agent.id,
+            at=self.clock.now(),
+            request_id=admitted.call.request_id,
+            what={"action": "call", "model": admitted.model.full_name},
+            request={
+                "status": outcome.status,
+                "failure": failure,
+                "bytes": outcome.usage.size,
+                "input_tokens": outcome.usage.input_tokens,
+                "output_tokens": outcome.usage.output_tokens,
+                "took_ms": max(0, int((self.clock.now() - admitted.at) * 1000)),
+                "admitted": admitted.record,
+            },
+        )
+        task = asyncio.create_task(self.audit.close_later(Step((event,))))
+        self._ending.add(task)  # the loop holds tasks weakly
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
+    async def _record(
+        self, call: IncomingCall, caller: Caller, at: float, kind: Kind, model: str, decision: dict[str, object]
+    ) -> int:
+        principal = caller.principal
+        event = Event(
+            kind,
+            agent=principal.id,
+            at=at,
+            request_id=call.request_id,
+            who={"agent": principal.id, "instance": caller.token.instance or "", "thumbprint": caller.token.jkt or ""},
+            for_whom={"owner": principal.owner if isinstance(principal, Agent) else ""},
+            what={"action": "call", "operation": call.operation, "model": model, "token_id": caller.token.jti},
+            decision=decision,
+            request={"source": call.source, "bytes": len(call.body)},
+            posture={"confirmation": caller.confirmation},
+        )
+        try:
+            return (await self.audit.record(Step((event,), caller.claims))).indices[0]
+        except ClaimTaken:
+            raise InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof") from None
+
+    async def _claim(self, caller: Caller) -> None:
+        try:
+            await self.audit.record(Step((), caller.claims))
+        except ClaimTaken:
+            raise InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof") from None
+
+    def _why_not(self, decision: Decision, model: Model) -> str:
+        """What a refused person can do, in the words of the policies that refused."""
+        advice = {policy.id: policy.annotations.get("advice", "") for policy in self.policies.current.deciding("call")}
+        told = " ".join(filter(None, (advice.get(policy, "") for policy in decision.policies)))
+        if decision.policies:
+            return f"{model.full_name} is refused by {', '.join(decision.policies)}. {told}".strip()
+        return f"No policy permits {model.full_name} for this caller. An admin can add one."
+
+
+async def _counted(chunks: AsyncIterator[bytes], outcome: _Outcome) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        outcome.usage.feed(chunk)
+        yield chunk
+    outcome.finished = True

@@ -1,0 +1,80 @@
+"""The hop to the provider: which headers cross in each direction, and whose key is added.
+
+Lists of what may pass, never of what may not: the caller's token and cookies stop here, and so do headers that would
+choose another account at the provider; the provider's account names stop on the way back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from broker.errors import OutboundRefused
+from broker.gateway.endpoints import Endpoint
+
+_REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"idempotency-key", b"openai-beta"})
+_ANSWER_HEADERS = frozenset(
+    {b"content-type", b"cache-control", b"retry-after", b"x-request-id", b"openai-processing-ms", b"openai-version"}
+)
+_ANSWER_PREFIX = b"x-ratelimit-"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class ProviderKey:
+    """A provider's key and the exact origins that may be sent it."""
+
+    value: str
+    origins: frozenset[str]
+
+    def __repr__(self) -> str:
+        """Never the key."""
+        return f"ProviderKey(origins={sorted(self.origins)})"
+
+
+class ProviderKeys:
+    """The providers' keys by the names that the configuration gives them.
+
+    Args:
+        keys: by name.
+    """
+
+    def __init__(self, keys: Mapping[str, ProviderKey]) -> None:
+        self._keys = dict(keys)
+
+    def check(self, endpoint: Endpoint) -> None:
+        """Refuses an endpoint whose key is not configured, or may not be sent to its origin.
+
+        Raises:
+            OutboundRefused: the text names the secret and the origin.
+        """
+        if not endpoint.secret:
+            return
+        key = self._keys.get(endpoint.secret)
+        if key is None:
+            raise OutboundRefused(
+                f"The endpoint {endpoint.name} needs the secret {endpoint.secret!r}, which broker.toml does not name."
+            )
+        if endpoint.origin not in key.origins:
+            raise OutboundRefused(
+                f"The secret {endpoint.secret!r} may not be sent to {endpoint.origin}; "
+                "its `origins` in broker.toml say where it may go."
+            )
+
+    def headers(self, endpoint: Endpoint, received: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+        """The header fields to send: those of the caller's that may pass, and the provider's key.
+
+        Raises:
+            OutboundRefused: see `check`. Fails closed: no call is sent without the check.
+        """
+        self.check(endpoint)
+        sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in received if n in _REQUEST_HEADERS]
+        sent.append(("accept-encoding", "identity"))
+        sent.append(("user-agent", "broker"))
+        if endpoint.secret:
+            sent.append(("authorization", f"Bearer {self._keys[endpoint.secret].value}"))
+        return sent
+
+
+def answer_headers(received: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The header fields of the provider's answer that may reach the caller."""
+    return [(n, v) for n, v in received if n in _ANSWER_HEADERS or n.startswith(_ANSWER_PREFIX)]

@@ -1,0 +1,177 @@
+"""Evidence from a platform: an identity token of an OpenID issuer, with discovery or pinned keys.
+
+Verification, in this order:
+1. The unverified issuer names an attester; nothing else of the token is believed yet.
+2. The attester is active. Its keys are pinned, or fetched through the one door and kept for ten minutes.
+3. The signature verifies under one of its keys with one of its algorithms.
+4. Issuer, audience and times fit (OpenID Connect Core §3.1.3.7, RFC 7519 §4.1).
+Only then do the claims become something that policies may look at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from broker.clock import Clock
+from broker.errors import BrokerError, EvidenceRejected, OutboundFailed, OutboundRefused, Unavailable
+from broker.formats import evidence_jwt, jwk
+from broker.formats.jwk import PublicKey
+from broker.identity.attesters.attester import Attested, Attester
+from broker.outbound import Outbound
+from broker.policy.request import Entity
+
+_KEEP_S = 600
+_RETRY_S = 30
+_STALE_S = 3600
+_MAX_TAGS = 64
+_MAX_TEXT = 1024
+
+
+@dataclass(slots=True)
+class _Fetched:
+    keys: tuple[PublicKey, ...]
+    at: float
+    tried_at: float
+
+
+class OidcVerifier:
+    """Verifies identity tokens, and keeps the keys of their issuers.
+
+    Args:
+        outbound: the door for fetching.
+        clock: tells how old keys and tokens are.
+    """
+
+    def __init__(self, outbound: Outbound, clock: Clock) -> None:
+        self._outbound = outbound
+        self._clock = clock
+        self._fetched: dict[str, _Fetched] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def verify(self, token: str, attester: Attester) -> Attested:
+        """Checks a token against the attester that its issuer names.
+
+        Raises:
+            EvidenceRejected: it proves nothing; the text says which claim to mend.
+            Unavailable: the issuer's keys cannot be had at the moment.
+        """
+        keys = attester.jwks or await self._keys(attester, fresh=False)
+        try:
+            claims = self._checked(token, attester, keys)
+        except EvidenceRejected:
+            if attester.jwks:
+                raise
+            renewed = await self._keys(attester, fresh=True)
+            if renewed is keys:
+                raise
+            claims = self._checked(token, attester, renewed)
+        return attested(token, attester, claims)
+
+    def _checked(self, token: str, attester: Attester, keys: tuple[PublicKey, ...]) -> dict[str, object]:
+        return evidence_jwt.verify(
+            token,
+            keys=keys,
+            algorithms=attester.algorithms,
+            issuer=attester.issuer,
+            audience=attester.audience,
+            now=self._clock.now(),
+            max_lifetime_s=attester.max_lifetime_s,
+        )
+
+    async def _keys(self, attester: Attester, *, fresh: bool) -> tuple[PublicKey, ...]:
+        """The issuer's keys; `fresh` asks again, but no more often than every half minute, whoever asks."""
+        source = f"{attester.issuer} {attester.jwks_uri}"
+        async with self._locks.setdefault(source, asyncio.Lock()):
+            now = self._clock.monotonic()
+            known = self._fetched.get(source)
+            if known is not None:
+                wanted = fresh or now - known.at > _KEEP_S
+                if not wanted or now - known.tried_at < _RETRY_S:
+                    return self._usable(known, now)
+                known.tried_at = now
+            try:
+                keys = await self._fetch(attester)
+            except (OutboundFailed, OutboundRefused) as error:
+                if known is None:
+                    raise Unavailable(
+                        f"The keys of the attester {attester.name} cannot be fetched: {error.detail}"
+                    ) from error
+                return self._usable(known, now)
+            self._fetched[source] = _Fetched(keys, now, now)
+            return keys
+
+    @staticmethod
+    def _usable(known: _Fetched, now: float) -> tuple[PublicKey, ...]:
+        """Keys older than an hour are not used, however long the issuer is out of reach. Fails closed."""
+        if now - known.at > _STALE_S:
+            raise Unavailable("The issuer's keys are too old and cannot be fetched anew at the moment.")
+        return known.keys
+
+    async def _fetch(self, attester: Attester) -> tuple[PublicKey, ...]:
+        jwks_uri = attester.jwks_uri
+        if not jwks_uri:
+            url = attester.issuer.rstrip("/") + "/.well-known/openid-configuration"
+            document, _ = await self._outbound.fetch_json(url)
+            # OpenID Connect Discovery §4.3: the issuer in the document MUST be the one that was asked for.
+            if not isinstance(document, Mapping) or document.get("issuer") != attester.issuer:
+                raise OutboundFailed(f"{url} names another issuer than {attester.issuer}.")
+            jwks_uri = str(document.get("jwks_uri", ""))
+        document, _ = await self._outbound.fetch_json(jwks_uri)
+        if not isinstance(document, Mapping):
+            raise OutboundFailed(f"{jwks_uri} holds no JWK Set.")
+        try:
+            keys = jwk.parse_set(document)
+        except BrokerError as error:
+            raise OutboundFailed(f"{jwks_uri}: {error.detail}") from error
+        if not keys:
+            raise OutboundFailed(f"{jwks_uri} holds no key that can be used.")
+        return keys
+
+
+def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> Attested:
+    """Turns verified claims into what policies see.
+
+    Texts, whole numbers and booleans become tags of the principal, lists of texts tags of `context.lists`; a member of
+    an object is named by its path, `/` and `~` in names escaped as in RFC 6901.
+
+    Raises:
+        EvidenceRejected: no subject, or more claims than a rule could ever need.
+    """
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not 0 < len(subject) <= 255:
+        raise EvidenceRejected("The evidence has no `sub`, or one longer than 255 characters.")
+    tags: dict[str, object] = {}
+    lists: dict[str, object] = {}
+    _flatten(claims, "", tags, lists)
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    expires_at = claims["exp"]
+    assert isinstance(expires_at, int | float)
+    return Attested(
+        attester=attester.name,
+        kind="oidc",
+        subject=subject,
+        principal=Entity(("OidcEvidence", digest), {"issuer": attester.issuer, "subject": subject}, tags=tags),
+        lists=Entity(("ListClaims", digest), {}, tags=lists),
+        digest=digest,
+        replay_key=f"evidence:{digest}",
+        expires_at=float(expires_at),
+        one_use=attester.one_use,
+    )
+
+
+def _flatten(claims: Mapping[str, object], path: str, tags: dict[str, object], lists: dict[str, object]) -> None:
+    for name, value in claims.items():
+        key = path + name.replace("~", "~0").replace("/", "~1")
+        if isinstance(value, Mapping):
+            _flatten(value, key + "/", tags, lists)
+        elif isinstance(value, bool):
+            tags[key] = "true" if value else "false"
+        elif isinstance(value, str | int) and len(str(value)) <= _MAX_TEXT:
+            tags[key] = str(value)
+        elif isinstance(value, list):
+            lists[key] = [item for item in value if isinstance(item, str) and len(item) <= _MAX_TEXT][:_MAX_TAGS]
+        if len(tags) + len(lists) > _MAX_TAGS:
+            raise EvidenceRejected(f"The evidence carries more than {_MAX_TAGS} claims.")

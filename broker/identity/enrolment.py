@@ -1,0 +1,96 @@
+"""Enrolment: which agent this evidence is. A rule is a Cedar permit whose annotations hold the name.
+
+Every permit that applied is reported by one evaluation; two that name different agents are a refusal, because then the
+rules themselves do not know. Fails closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from broker.errors import InvalidRequest
+from broker.identity.agents import AGENT_ID
+from broker.identity.attesters import Attested, Attester
+from broker.policy.annotations import EnrolmentRule, enrolment_rule
+from broker.policy.engine import PolicySet
+from broker.policy.request import EntityRef, Request
+
+
+class NotEnrolled(InvalidRequest):
+    """Good evidence that no enrolment rule, or more than one agent, answers to."""
+
+    reason = "not_enrolled"
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolled:
+    """What the rules make of evidence.
+
+    Args:
+        agent: the agent's id.
+        rules: the `@id`s of the rules that applied.
+        fixed_by: the rule that fixes owner, purpose and ceiling; empty when the agent's registration does.
+        owner, purpose, ceiling: what that rule fixes.
+    """
+
+    agent: str
+    rules: tuple[str, ...]
+    fixed_by: str = ""
+    owner: str = ""
+    purpose: str = ""
+    ceiling: frozenset[str] = frozenset()
+
+
+def enrol(attested: Attested, attester: Attester, policies: PolicySet) -> Enrolled:
+    """Names the agent that verified evidence is.
+
+    Raises:
+        NotEnrolled: no rule applies, the rules name several agents, or a claim that makes the name is missing.
+    """
+    request = Request(attested.principal.uid, "enrol", attester.uid, {"lists": EntityRef(attested.lists.uid)})
+    entities = policies.prepare([attested.principal, attested.lists, attester.entity()])
+    applied = policies.applying(request, entities)
+    if not applied:
+        raise NotEnrolled(
+            f"No enrolment rule names an agent for this evidence of {attester.name} (subject {attested.subject!r}). "
+            "An admin adds a rule for it."
+        )
+    rules = [enrolment_rule(policy) for policy in applied]
+    names = {_name(rule, attested) for rule in rules}
+    ids = tuple(sorted(rule.policy for rule in rules))
+    if len(names) > 1:
+        raise NotEnrolled(
+            f"The enrolment rules {', '.join(ids)} name different agents for this evidence. An admin narrows one of them."
+        )
+    fixing = sorted((rule for rule in rules if rule.ceiling is not None), key=lambda rule: rule.policy)
+    agent = names.pop()
+    if not fixing:
+        return Enrolled(agent, ids)
+    if len({(rule.owner, rule.purpose, frozenset(rule.ceiling or ())) for rule in fixing}) > 1:
+        raise NotEnrolled(
+            f"The enrolment rules {', '.join(ids)} fix different owners or ceilings for {agent}. An admin makes them agree."
+        )
+    rule = fixing[0]
+    return Enrolled(agent, ids, rule.policy, rule.owner or "", rule.purpose or "", frozenset(rule.ceiling or ()))
+
+
+def _name(rule: EnrolmentRule, attested: Attested) -> str:
+    """The agent that a rule names; claim values are escaped so that none can pose as two parts."""
+    if rule.agent is not None:
+        return rule.agent
+    parts = []
+    for claim in rule.claims:
+        value = attested.principal.attrs.get(claim) or (attested.principal.tags or {}).get(claim)
+        if not isinstance(value, str) or not value:
+            raise NotEnrolled(
+                f"The rule {rule.policy} makes the agent's name from the claim {claim!r}, which is missing."
+            )
+        # A registered key's own principal is taken as it stands; everything else is escaped.
+        parts.append(value if attested.kind == "key" else quote(value, safe=""))
+    name = rule.prefix + "/".join(parts)
+    if not AGENT_ID.fullmatch(name):
+        raise NotEnrolled(
+            f"The rule {rule.policy} makes a name that no agent can have; it is longer than 200 characters."
+        )
+    return name

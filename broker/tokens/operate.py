@@ -1,0 +1,90 @@
+"""What an operator may do: the token and proof of the API, and `operators.cedar`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.audit.events import Event, Kind
+from broker.audit.log import AuditLog, ClaimTaken, Step
+from broker.audit.refusals import RefusalCounter
+from broker.clock import Clock
+from broker.errors import AccessDenied, InvalidDpopProof, Refused
+from broker.identity.operators import Operator
+from broker.policy.active import ActivePolicies
+from broker.policy.prepared import PreparedCache
+from broker.policy.request import Entity, Request, Uid
+from broker.tokens.bearer import Caller, Presented, TokenVerifier
+from broker.tokens.issue import TokenRules
+
+ACTIONS = ("read", "readTrail", "propose", "approve", "contain")
+
+
+class _ThisBroker:
+    """The broker as what operators work on."""
+
+    uid: Uid = ("Broker", "this")
+
+    def entity(self) -> Entity:
+        """What policies can ask about it: nothing but which it is."""
+        return Entity(self.uid)
+
+
+_THIS = _ThisBroker()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorGate:
+    """Stands in front of every route of the API. Fails closed."""
+
+    rules: TokenRules
+    verifier: TokenVerifier
+    policies: ActivePolicies
+    prepared: PreparedCache
+    audit: AuditLog
+    refusals: RefusalCounter
+    clock: Clock
+
+    async def admit(self, presented: Presented, action: str, *, source: str, request_id: str) -> Operator:
+        """The operator behind a request, if the policies let them do `action`.
+
+        Raises:
+            InvalidToken, InvalidDpopProof, UseDpopNonce: counted; the sender has proved nothing.
+            AccessDenied: recorded.
+            Unavailable: the proof could not be claimed durably.
+        """
+        try:
+            caller = self.verifier.caller(presented, self.rules.issuer + "/api/v1")
+        except Refused as refusal:
+            self.refusals.count(source, refusal.reason, self.clock.now())
+            raise
+        principal = caller.principal
+        policies = self.policies.current
+        entities = self.prepared.of(policies, principal, _THIS)
+        decision = policies.decide(Request(principal.uid, action, _THIS.uid), entities)
+        if decision.permitted and isinstance(principal, Operator):
+            await self._claim(caller, ())
+            return principal
+        event = Event(
+            Kind.OPERATOR_REFUSED,
+            agent=principal.id,
+            at=self.clock.now(),
+            request_id=request_id,
+            who={"agent": principal.id, "thumbprint": caller.token.jkt or ""},
+            what={"action": action, "resource": f"{presented.method} {presented.path}"[:500]},
+            decision={
+                "outcome": "deny",
+                "policies": list(decision.policies),
+                "set": decision.set_hash,
+                "limited_by": decision.limited_by,
+            },
+            request={"source": source},
+        )
+        await self._claim(caller, (event,))
+        named = f" ({', '.join(decision.policies)})" if decision.policies else ""
+        raise AccessDenied(f"The policies do not let you {action}{named}. Ask an admin for the role that may.")
+
+    async def _claim(self, caller: Caller, events: tuple[Event, ...]) -> None:
+        try:
+            await self.audit.record(Step(events, caller.claims))
+        except ClaimTaken:
+            raise InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof") from None

@@ -1,0 +1,1 @@
+"""All HTTP: parse, call one function, render."""

@@ -1,0 +1,53 @@
+"""The trail: search it, read a record, take away the bundle that proves it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from broker.audit import trail
+from broker.web.api.access import Auditor, TheBroker
+
+router = APIRouter(tags=["audit"], prefix="/audit")
+
+
+@router.get("/records")
+async def search(
+    broker: TheBroker,
+    _me: Auditor,
+    agent: str = "",
+    kind: str = "",
+    outcome: str = "",
+    model: str = "",
+    request_id: str = "",
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    after: int | None = None,
+    limit: Annotated[int, Query(ge=1, le=trail.MAX_PAGE)] = 50,
+    oldest_first: bool = False,
+) -> dict[str, Any]:
+    """Records, newest first, a page at a time: pass the last index of a page as `after`."""
+    query = trail.Query(agent, kind, outcome, model, request_id, since_ms, until_ms, after, limit, oldest_first)
+    found = await broker.read(lambda session: trail.search(session, query))
+    return {"records": found, "next": found[-1]["index"] if len(found) == limit else None}
+
+
+@router.get("/records/{index}")
+async def show(broker: TheBroker, _me: Auditor, index: int) -> dict[str, Any]:
+    """One record with its groups and its exact bytes."""
+    return await broker.read(lambda session: trail.read(session, index))
+
+
+@router.get("/records/{index}/bundle")
+async def bundle(broker: TheBroker, _me: Auditor, index: int) -> Response:
+    """Everything that proves the record without us, as a file for `broker audit verify`."""
+    data = await broker.read(lambda session: trail.bundle(session, broker.tree, index))
+    return Response(data, media_type="application/json")
+
+
+@router.get("/consistency")
+async def consistency(broker: TheBroker, _me: Auditor, old: int, new: int) -> dict[str, Any]:
+    """The proof that the log of `new` entries begins with the log of `old` (RFC 6962 §2.1.2)."""
+    hashes = await broker.read(lambda _session: broker.tree.consistency(old, new))
+    return {"old": old, "new": new, "hashes": [item.hex() for item in hashes]}

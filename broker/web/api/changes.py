@@ -1,0 +1,85 @@
+"""Changes: propose a manifest, approve it, withdraw it; contain at once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body
+from pydantic import BaseModel, ConfigDict, Field
+
+from broker.changes import proposals
+from broker.changes.proposals import Outcome
+from broker.web.api.access import Approver, Container, Proposer, Reader, RequestId, TheBroker
+
+router = APIRouter(tags=["changes"])
+
+Manifest = Annotated[dict[str, Any], Body(description="See `broker apply --help` for the format.")]
+
+
+class Containment(BaseModel):
+    """What to take rights from, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    section: Literal["agents", "attesters", "endpoints", "operators"]
+    name: Annotated[str, Field(min_length=1, max_length=300)]
+    status: Literal["suspended", "revoked", "disabled"]
+    why: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+@router.post("/changes")
+async def propose(
+    broker: TheBroker, me: Proposer, rid: RequestId, manifest: Manifest, dry_run: bool = False
+) -> dict[str, Any]:
+    """Checks a manifest and activates it; once there are two admins, the second one must approve what widens access."""
+    return _shown(broker.rules.issuer, await broker.changes.propose(manifest, by=me, request_id=rid, dry_run=dry_run))
+
+
+@router.get("/changes")
+async def list_changes(broker: TheBroker, _me: Reader) -> dict[str, Any]:
+    """What was proposed for a second admin, newest first."""
+    found = await broker.read(proposals.proposals)
+    return {
+        "changes": [
+            {
+                "id": p.id,
+                "proposed_by": p.proposed_by,
+                "proposed_at": p.proposed_at,
+                "status": p.status,
+                "decided_by": p.decided_by,
+            }
+            for p in found
+        ]
+    }
+
+
+@router.post("/changes/{id}/approve")
+async def approve(broker: TheBroker, me: Approver, rid: RequestId, id: str) -> dict[str, Any]:
+    """Approves and activates what another admin proposed."""
+    return _shown(broker.rules.issuer, await broker.changes.approve(id, by=me, request_id=rid))
+
+
+@router.post("/changes/{id}/withdraw")
+async def withdraw(broker: TheBroker, me: Proposer, rid: RequestId, id: str) -> dict[str, Any]:
+    """Withdraws or refuses what waits for approval."""
+    await broker.changes.withdraw(id, by=me, request_id=rid)
+    return {"id": id, "status": "withdrawn"}
+
+
+@router.post("/contain")
+async def contain(broker: TheBroker, me: Container, rid: RequestId, what: Containment) -> dict[str, Any]:
+    """Suspends, revokes or disables at once; needs one admin."""
+    outcome = await broker.changes.contain(what.section, what.name, what.status, what.why, by=me, request_id=rid)
+    return _shown(broker.rules.issuer, outcome)
+
+
+def _shown(issuer: str, outcome: Outcome) -> dict[str, Any]:
+    return {
+        "id": outcome.id,
+        "status": outcome.status,
+        "record": outcome.record,
+        "differences": [
+            {"section": d.section, "name": d.name, "before": d.before, "after": d.after} for d in outcome.differences
+        ],
+        "sign_in_links": {name: f"{issuer}/login#{code}" for name, code in outcome.links.items()},
+    }

@@ -1,0 +1,131 @@
+"""The application: a small dispatcher for the hot routes in front of FastAPI for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from broker.assembly import Broker
+from broker.errors import BrokerError, InvalidRequest
+from broker.web import api, asgi, errors, gateway, oauth
+from broker.web.asgi import Handler, Receive, Scope, Send
+from broker.web.log import public_log
+
+Running = Callable[[], AbstractAsyncContextManager[None]]
+
+
+class App:
+    """The ASGI application of one broker.
+
+    Args:
+        broker: what answers.
+        running: what runs while the application serves: the broker's start and end, and its jobs.
+    """
+
+    def __init__(self, broker: Broker, running: Running) -> None:
+        self._broker = broker
+        self._hot: dict[tuple[str, str], Handler] = {
+            ("POST", "/token"): oauth.token_endpoint(broker),
+            ("POST", "/login"): oauth.sign_in(broker),
+            ("POST", "/openai/v1/chat/completions"): gateway.call(broker, wire="openai", operation="chat.completions"),
+            ("GET", "/openai/v1/models"): gateway.models(broker, wire="openai"),
+        }
+        self._methods = {path: method for method, path in self._hot}
+        self._published = oauth.published(broker)
+        self._log = public_log(broker)
+        self._rest = _fastapi(broker, running)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Routes by method and path alone; the Host header decides nothing."""
+        if scope["type"] != "http":
+            await self._rest(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        handler = self._hot.get((method, path))
+        if handler is not None:
+            await handler(scope, receive, send)
+        elif path in self._methods:
+            allowed = [(b"allow", self._methods[path].encode())]
+            await asgi.send_bytes(send, 405, allowed, b"")
+        elif method == "GET" and path in self._published:
+            headers = [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=300")]
+            await asgi.send_bytes(send, 200, headers, self._published[path])
+        elif method == "GET" and path.startswith("/log/"):
+            await self._log(scope, receive, send)
+        elif method == "GET" and path == "/healthz":
+            await asgi.send_bytes(send, 200, [(b"content-type", b"text/plain")], b"ok\n")
+        elif method == "GET" and path == "/readyz":
+            ready = not self._broker.audit.winding_down
+            await asgi.send_bytes(
+                send, 200 if ready else 503, [(b"content-type", b"text/plain")], b"ok\n" if ready else b"full\n"
+            )
+        else:
+            scope.setdefault("state", {})["request_id"] = self._broker.new_request_id()
+            await self._rest(scope, receive, send)
+
+
+def _fastapi(broker: Broker, running: Running) -> FastAPI:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with running():
+            yield
+
+    app = FastAPI(
+        title="broker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
+    )
+    app.state.broker = broker
+    app.include_router(api.router())
+
+    def shown(request: Request, error: Exception) -> Response:
+        answer = errors.problem(error, request.state.request_id, f"{broker.rules.issuer}/api/v1")
+        response = Response(answer.body, answer.status)
+        response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+        return response
+
+    async def known(request: Request, error: Exception) -> Response:
+        return shown(request, error)
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return shown(request, InvalidRequest(f"{where}: {first['msg']}."))
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return Response(status_code=error.status_code, headers=dict(error.headers or {}))
+
+    app.add_exception_handler(BrokerError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, known)
+    _document_hot_routes(app)
+    return app
+
+
+def _document_hot_routes(app: FastAPI) -> None:
+    """Puts the routes that the dispatcher answers into the OpenAPI document beside the others."""
+    generated = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generated()
+        document["paths"].setdefault(
+            "/token", {"post": _described("Exchange evidence for an access token (RFC 8693).")}
+        )
+        document["paths"].setdefault("/login", {"post": _described("Spend a one-time sign-in link for a key.")})
+        chat = _described("A chat completion, in the OpenAI wire format.")
+        document["paths"].setdefault("/openai/v1/chat/completions", {"post": chat})
+        document["paths"].setdefault("/openai/v1/models", {"get": _described("The models that the caller may call.")})
+        document["paths"].setdefault("/log/checkpoint", {"get": _described("The log's newest checkpoint (C2SP).")})
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the documented way to extend it
+
+
+def _described(summary: str) -> dict[str, Any]:
+    return {"summary": summary, "responses": {"200": {"description": "Done."}}}

@@ -1,0 +1,118 @@
+"""The gateway's routes, plain ASGI: `/openai/v1/chat/completions` and `/openai/v1/models`."""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.assembly import Broker
+from broker.errors import BrokerError, InvalidRequest
+from broker.gateway import openai_wire
+from broker.gateway.calls import Admitted, Answer, IncomingCall
+from broker.web import asgi, errors
+from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
+
+_BODY_TIMEOUT_S = 60.0
+
+
+def call(broker: Broker, *, wire: str, operation: str) -> Handler:
+    """One operation of one wire format."""
+    audience = f"{broker.rules.issuer}/{wire}/v1"
+    proxy = broker.settings.server.trusted_proxy
+    max_bytes = broker.settings.gateway.max_body_bytes
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = broker.new_request_id()
+        source = asgi.source(scope, proxy)
+        sender = _Sender(send, request_id)
+        try:
+            try:
+                if scope.get("query_string"):
+                    raise InvalidRequest("Query parameters are not forwarded. Leave them out.")
+                body = await asgi.read_body(scope, receive, max_bytes=max_bytes, timeout_s=_BODY_TIMEOUT_S)
+            except BrokerError as refusal:
+                broker.refusals.count(source, refusal.reason, broker.clock.now())
+                raise
+            incoming = IncomingCall(
+                asgi.presented(scope), wire, operation, audience, scope["headers"], body, source, request_id
+            )
+            admitted = await broker.gateway.admit(incoming)
+            sender.record = admitted.record
+            relay = asyncio.create_task(_relay(broker, admitted, sender))
+            watch = asyncio.create_task(_left(receive))
+            try:
+                await asyncio.wait((relay, watch), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # A client that left has nobody to stream to: the provider is let go at once, and the end recorded.
+                watch.cancel()
+                if not relay.done():
+                    relay.cancel()
+                await asyncio.wait((relay, watch))
+            if not relay.cancelled():
+                relay.result()
+        except ClientLeft:
+            return
+        except Exception as error:
+            if sender.started:
+                # Too late for an error: the connection is broken off, which every client notices.
+                errors.log.warning("request %s broke off: %r", request_id, error)
+                raise
+            await asgi.send_shown(send, errors.provider_format(error, request_id, audience))
+
+    return answer
+
+
+def models(broker: Broker, *, wire: str) -> Handler:
+    """`GET /models`: what the caller may call, by the same decision as a call."""
+    audience = f"{broker.rules.issuer}/{wire}/v1"
+    proxy = broker.settings.server.trusted_proxy
+
+    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+        request_id = broker.new_request_id()
+        try:
+            found = await broker.gateway.models(
+                asgi.presented(scope), wire=wire, audience=audience, source=asgi.source(scope, proxy)
+            )
+        except Exception as error:  # noqa: BLE001  the one table decides what is shown
+            await asgi.send_shown(send, errors.provider_format(error, request_id, audience))
+            return
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        await asgi.send_bytes(send, 200, headers, openai_wire.model_list(found))
+
+    return answer
+
+
+class _Sender:
+    """Sends an answer as it arrives."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.record: int | None = None
+        self.started = False
+
+    async def start(self, answer: Answer) -> None:
+        headers = [*answer.headers, (b"broker-request-id", self._request_id.encode())]
+        if self.record is not None:
+            headers.append((b"broker-record", str(self.record).encode()))
+        self.started = True
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+
+    async def chunk(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+async def _relay(broker: Broker, admitted: Admitted, sender: _Sender) -> None:
+    async with broker.gateway.forward(admitted) as answer:
+        await sender.start(answer)
+        async for chunk in answer.chunks:
+            await sender.chunk(chunk)
+    await sender.end()
+
+
+async def _left(receive: Receive) -> None:
+    """Ends when the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,51 @@
+"""The public side of the log: the checkpoint and the hash tiles (C2SP tlog-tiles). Anybody may read them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from broker.assembly import Broker
+from broker.errors import BrokerError, NotFound
+from broker.web import asgi, errors
+from broker.web.asgi import Handler, Receive, Scope, Send
+
+_TILE = re.compile(r"/log/tile/([0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?")
+_FULL = 256
+
+
+def public_log(broker: Broker) -> Handler:
+    """`GET /log/checkpoint` and `GET /log/tile/<L>/<N>[.p/<W>]`."""
+
+    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+        path = str(scope["path"])
+        try:
+            if path == "/log/checkpoint":
+                note = await asyncio.to_thread(broker.tree.head)
+                headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+                await asgi.send_bytes(send, 200, headers, note.encode())
+                return
+            level, n, width = _tile(path)
+            data = await asyncio.to_thread(broker.tree.tile, level, n, width)
+        except BrokerError as error:
+            await asgi.send_shown(send, errors.problem(error, broker.new_request_id(), broker.rules.issuer))
+            return
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"cache-control", b"public, max-age=31536000, immutable"),
+        ]
+        await asgi.send_bytes(send, 200, headers, data)
+
+    return answer
+
+
+def _tile(path: str) -> tuple[int, int, int]:
+    """Level, index and width of a tile's path; the index is written in groups of three digits."""
+    match = _TILE.fullmatch(path)
+    if match is None:
+        raise NotFound("There is no such tile. See C2SP tlog-tiles for the paths.")
+    level, groups, width = match.groups()
+    wide = int(width) if width is not None else _FULL
+    if not 0 < wide <= _FULL or (width is not None and wide == _FULL) or (len(level) > 1 and level[0] == "0"):
+        raise NotFound("There is no such tile. See C2SP tlog-tiles for the paths.")
+    return int(level), int(groups.replace("x", "").replace("/", "")), wide
