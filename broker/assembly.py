@@ -41,7 +41,7 @@ from broker.policy.shipped import shipped
 from broker.settings import Settings
 from broker.tokens.bearer import TokenVerifier
 from broker.tokens.client_auth import Authenticator
-from broker.tokens.exchange import TokenService
+from broker.tokens.exchange import TokenIssuer
 from broker.tokens.issue import Audience, TokenRules
 from broker.tokens.operate import OperatorGate
 from broker.tokens.replay import ReplayMemory
@@ -69,7 +69,7 @@ class Broker:
     instances: Instances
     policies: ActivePolicies
     rules: TokenRules
-    tokens: TokenService
+    tokens: TokenIssuer
     sign_in: SignIn
     verifier: TokenVerifier
     gateway: Gateway
@@ -237,7 +237,7 @@ def _build(
         instances=instances,
         policies=policies,
         rules=rules,
-        tokens=TokenService(
+        tokens=TokenIssuer(
             rules,
             keys,
             authenticator,

@@ -1,1 +1,1 @@
-"""What happened, provably: the closed catalogue of events, the log that is written before anything takes effect, its tree."""
+"""What happened, provably: the catalogue of events, the log that is written before anything takes effect, its tree."""

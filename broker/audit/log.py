@@ -1,8 +1,8 @@
 """The audit log: nothing takes effect before its record is durable.
 
-A `Step` is what one request needs durable at once: the keys it claims, the change it makes, and its records. `AuditLog`
-commits steps in groups. An attacker who can write the database can add, change or remove rows here; the checkpoints that
-outsiders hold show it (`broker.audit.tree`).
+A `Step` is what one request needs durable at once: the keys it claims, the change it makes, its records. `AuditLog`
+commits steps in groups. An attacker who can write the database can add, change or remove rows here; the checkpoints
+that outsiders hold show it (`broker.audit.tree`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class RecordRow(SQLModel, table=True):
 
 
 _COLUMNS = (
-    "idx", "at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "entry", "leaf", "commitments", "groups",
+    "idx", "at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "entry", "leaf", "commitments",
+    "groups",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Refusals of callers who have proved nothing: counted, not recorded one by one, so that strangers cannot fill the disk."""
+"""Refusals of callers who have proved nothing: counted, not recorded singly, so that strangers cannot fill the disk."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The Merkle tree over the entries (RFC 6962 §2.1), its checkpoints (C2SP tlog-checkpoint) and its proofs.
 
-Order of integration: the entries are durable (stage) → sign a checkpoint over them → compare-and-swap the head → publish.
-A process that dies anywhere repeats it from the durable entries; there is no other recovery. Subtrees of 256 leaves (and
-256 of those, …) are stored when they are complete and never change: an attacker who can modify them can at most make
-proofs that do not verify.
+Order of integration: the entries are durable (stage) → sign a checkpoint over them → compare-and-swap the head →
+publish. A process that dies anywhere repeats it from the durable entries; there is no other recovery. Subtrees of 256
+leaves (and 256 of those, …) are stored when they are complete and never change: an attacker who can modify them can at
+most make proofs that do not verify.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class AuditTree:
             NotFound: nothing has been recorded yet.
         """
         with reading(self._engine) as session:
-            size, note = _head(session.connection())
+            _, note = _head(session.connection())
         if note is None:
             raise NotFound("The log has no checkpoint yet. Try again in a second.")
         return note

@@ -51,7 +51,7 @@ def take(connection: Connection, wishes: Sequence[Sequence[Claim]]) -> list[str 
     keys = {claim.key for claims in wishes for claim in claims}
     if not keys:
         return [None] * len(wishes)
-    held = {key: value for key, value in select_in(connection, "claims", "key, value", "key", keys)}
+    held = dict(select_in(connection, "claims", "key, value", "key", keys))
     rows: list[tuple[str, str, float]] = []
     results: list[str | None] = []
     for claims in wishes:

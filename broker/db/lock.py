@@ -36,7 +36,7 @@ class FolderLock:
             holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
             raise StoreLocked(
-                f"the data folder {folder} is held by the broker process {holder}; stop it first, or choose another folder"
+                f"the data folder {folder} is held by the broker process {holder}; stop it, or choose another folder"
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode("ascii"), 0)

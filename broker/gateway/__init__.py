@@ -1,1 +1,1 @@
-"""The model call: who calls which model, decided and recorded before a byte leaves, with a key the caller never sees."""
+"""The model call: decided and recorded before a byte leaves, and sent with a key that the caller never sees."""

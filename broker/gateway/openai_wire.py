@@ -1,4 +1,4 @@
-"""The OpenAI wire format, as far as the broker must understand it: the model's name, whether to stream, what was used."""
+"""The OpenAI wire format, as far as the broker must understand it: which model, whether to stream, what was used."""
 
 from __future__ import annotations
 

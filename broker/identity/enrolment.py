@@ -61,7 +61,7 @@ def enrol(attested: Attested, attester: Attester, policies: PolicySet) -> Enroll
     ids = tuple(sorted(rule.policy for rule in rules))
     if len(names) > 1:
         raise NotEnrolled(
-            f"The enrolment rules {', '.join(ids)} name different agents for this evidence. An admin narrows one of them."
+            f"The enrolment rules {', '.join(ids)} name different agents for this evidence. An admin narrows one."
         )
     fixing = sorted((rule for rule in rules if rule.ceiling is not None), key=lambda rule: rule.policy)
     agent = names.pop()
@@ -69,7 +69,7 @@ def enrol(attested: Attested, attester: Attester, policies: PolicySet) -> Enroll
         return Enrolled(agent, ids)
     if len({(rule.owner, rule.purpose, frozenset(rule.ceiling or ())) for rule in fixing}) > 1:
         raise NotEnrolled(
-            f"The enrolment rules {', '.join(ids)} fix different owners or ceilings for {agent}. An admin makes them agree."
+            f"The enrolment rules {', '.join(ids)} fix different owners or ceilings for {agent}. An admin mends one."
         )
     rule = fixing[0]
     return Enrolled(agent, ids, rule.policy, rule.owner or "", rule.purpose or "", frozenset(rule.ceiling or ()))

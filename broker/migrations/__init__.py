@@ -25,7 +25,7 @@ def upgrade(engine: Engine) -> None:
         current = MigrationContext.configure(connection).get_current_revision()
     if current is not None and current not in known:
         raise ConfigurationError(
-            f"the database has the schema {current}, which this version does not know: it was written by a newer broker. "
+            f"the database has the schema {current}, which this version does not know: a newer broker wrote it. "
             "Install that version again, or restore a backup"
         )
     with engine.connect().execution_options(broker_writes=True) as connection, connection.begin():

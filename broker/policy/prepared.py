@@ -1,4 +1,4 @@
-"""Prepared entities, kept: parsing the same agent and the same resource for every request would cost more than deciding."""
+"""Prepared entities, kept: parsing the same agent and resource for every request would cost more than deciding."""
 
 from __future__ import annotations
 

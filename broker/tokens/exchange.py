@@ -1,9 +1,9 @@
 """Journey A: evidence → token.
 
 1. Parse the form. 2. Verify the proof of the key. 3. Verify the evidence. Up to here the caller has proved nothing, and
-a refusal is counted. 4. Claim the proof, and the evidence for this key. 5. Name the agent. 6. Decide. 7. Mint, held back.
-8. One durable step: the claims, the instance, the record. 9. Release. From step 4 on every refusal is recorded, with the
-claims, before it is raised.
+a refusal is counted. 4. Claim the proof, and the evidence for this key. 5. Name the agent. 6. Decide. 7. Mint, held
+back. 8. One durable step: the claims, the instance, the record. 9. Release. From step 4 on every refusal is recorded,
+with the claims, before it is raised.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _Trail:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenService:
+class TokenIssuer:
     """Everything that an exchange needs, put together by `broker.assembly`."""
 
     rules: TokenRules
@@ -220,8 +220,8 @@ class TokenService:
         if agent is None:
             if not enrolled.fixed_by:
                 raise NotEnrolled(
-                    f"The evidence names the agent {enrolled.agent}, which is not registered, and no rule fixes its owner "
-                    "and ceiling. An admin registers it."
+                    f"The evidence names the agent {enrolled.agent}, which is not registered, and no rule fixes its "
+                    "owner and ceiling. An admin registers it."
                 )
             return _from_rule(enrolled), True
         if enrolled.fixed_by and agent.enrolled_by != enrolled.fixed_by:

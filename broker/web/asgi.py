@@ -1,4 +1,4 @@
-"""The little that the hot routes need of ASGI, without a framework: see `docs/performance.md` for what one would cost."""
+"""The little that the hot routes need of ASGI, without a framework, which would cost more than all else they do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attesters: the issuers of evidence that we trust, one file a platform, and what their evidence becomes once verified."""
+"""Attesters: the issuers of evidence that we trust, one file a platform, and what their evidence becomes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Evidence by a registered key: a JWT that an agent, client or operator signs itself (private_key_jwt, RFC 7523 §3).
 
-`iss` and `sub` are the principal's id, `aud` is this server's issuer identifier, `exp` is at most an hour away, and `jti`
-is used once.
+`iss` and `sub` are the principal's id, `aud` is this server's issuer identifier, `exp` is at most an hour away, and
+`jti` is used once.
 """
 
 from __future__ import annotations
