@@ -235,3 +235,8 @@ def user_config_dir() -> Path:
         return Path(base)
     xdg = os.environ.get("XDG_CONFIG_HOME")
     return (Path(xdg) if xdg else Path.home() / ".config") / "broker"
+
+
+def environment_for_child(**more: str) -> dict[str, str]:
+    """This process's environment without `BROKER_*`, and with `more`: for a program with settings of its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")} | more

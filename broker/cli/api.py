@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from broker.client import BrokerAuth
+from broker.client import BrokerAuth, TokenRefused
 from broker.clock import SystemClock
 from broker.entropy import new_id, system_entropy
 from broker.errors import BrokerError, ConfigurationError, Malformed
@@ -22,6 +22,8 @@ from broker.keys import load_private_pem, write_private
 from broker.settings import user_config_dir
 
 _TIMEOUT_S = 60.0
+_PAGE = 500
+_MAX_ERROR_BYTES = 1024 * 1024
 
 
 class ApiFailed(BrokerError):
@@ -77,8 +79,9 @@ def sign_in(link: str) -> tuple[Login, list[str]]:
     name = f"key-{new_id(system_entropy)}.pem"
     write_private(folder / name, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     saved = {"issuer": members["issuer"], "client_id": members["client_id"], "key": name}
-    (folder / "login.json").unlink(missing_ok=True)
-    write_private(folder / "login.json", json.dumps(saved).encode())
+    fresh = folder / f"login-{name}.json"
+    write_private(fresh, json.dumps(saved).encode())
+    fresh.replace(folder / "login.json")
     return Login(saved["issuer"], saved["client_id"], folder / name), list(members["roles"])
 
 
@@ -106,10 +109,21 @@ class Api:
         self._client.close()
 
     def get(self, path: str, **parameters: object) -> Any:
-        """The JSON answer of a GET; parameters that are None are left out."""
-        given = {name: str(value) for name, value in parameters.items() if value is not None}
+        """The JSON answer of a GET; parameters that are None or empty are left out."""
         with _sending(self.login.issuer):
-            return _read(self._client.get(path, params=given))
+            return _read(self._client.get(path, params=_given(parameters)))
+
+    def pages(self, path: str, *, limit: int | None, **parameters: object) -> Iterator[Any]:
+        """The JSON answers of page after page of a list; `limit` bounds the items of all pages together."""
+        found = 0
+        while limit is None or found < limit:
+            size = _PAGE if limit is None else min(_PAGE, limit - found)
+            page = self.get(path, limit=size, **parameters)
+            yield page
+            if page["next"] is None:
+                return
+            found += size
+            parameters["after"] = page["next"]
 
     def download(self, path: str) -> bytes:
         """The bytes of a GET."""
@@ -120,9 +134,8 @@ class Api:
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: object) -> Any:
         """The JSON answer of a POST."""
-        given = {name: str(value) for name, value in parameters.items() if value is not None}
         with _sending(self.login.issuer):
-            return _read(self._client.post(path, json=body, params=given))
+            return _read(self._client.post(path, json=body, params=_given(parameters)))
 
     def public(self, path: str) -> bytes:
         """The bytes of what anybody may read, such as `/log/checkpoint`."""
@@ -132,8 +145,25 @@ class Api:
         return answer.content
 
 
+def segment(name: str) -> str:
+    """A name as one segment of a path, whatever it holds."""
+    return quote(name, safe="")
+
+
+def one_of(prefix: str, names: list[str], what: str) -> str:
+    """The one name that begins with `prefix`, for names are long hashes.
+
+    Raises:
+        ConfigurationError: none does, or several do.
+    """
+    found = sorted({name for name in names if name.startswith(prefix)})
+    if prefix in found or len(found) == 1:
+        return prefix if prefix in found else found[0]
+    raise ConfigurationError(f"{'Several' if found else 'No'} {what} begin with {prefix!r}. Give more of it, or all.")
+
+
 class _sending:  # noqa: N801  reads like the statement it is
-    """Turns a connection that fails into a sentence."""
+    """Turns a connection that fails, or a sign-in that is over, into a sentence."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -143,20 +173,38 @@ class _sending:  # noqa: N801  reads like the statement it is
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, httpx2.TransportError):
-            raise ApiFailed(f"No answer from {self._where}: {error}. Is the broker running there?") from error
+            raise ApiFailed(
+                f"No answer from {self._where}: {error}. Is the broker running there?", reason="unreachable"
+            ) from error
+        if isinstance(error, TokenRefused):
+            raise ApiFailed(
+                f"{self._where} gives this machine no token: {error.description or error.error}. If your sign-in is "
+                "over, ask an admin for a new link and run `broker login LINK`.",
+                reason=error.error,
+            ) from error
+
+
+def _given(parameters: Mapping[str, object]) -> dict[str, str]:
+    return {name: str(value) for name, value in parameters.items() if value not in (None, "")}
 
 
 def _check(answer: httpx2.Response) -> None:
     if answer.is_success:
         return
     try:
-        members = canonical_json.parse(answer.content, max_bytes=1024 * 1024)
+        members = canonical_json.parse(answer.content, max_bytes=_MAX_ERROR_BYTES)
     except Malformed:
         members = None
-    detail = members.get("detail") or members.get("error_description") if isinstance(members, dict) else None
-    raise ApiFailed(str(detail or f"The broker answered {answer.status_code}."))
+    if not isinstance(members, dict):
+        members = {}
+    detail = members.get("detail") or members.get("error_description")
+    reason = str(members.get("type") or members.get("error") or "").rpartition(":")[2]
+    raise ApiFailed(str(detail or f"The broker answered {answer.status_code}."), reason=reason or None)
 
 
 def _read(answer: httpx2.Response) -> Any:
     _check(answer)
-    return json.loads(answer.content)
+    try:
+        return json.loads(answer.content)
+    except ValueError as error:
+        raise ApiFailed(f"{answer.url} answered with something else than JSON. Is the broker there?") from error

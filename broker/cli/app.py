@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from broker.cli import agents, apply, attesters, audit, keys, policy
 from broker.cli.login import login
 from broker.cli.serve import serve
 
@@ -16,6 +17,15 @@ app = typer.Typer(
 )
 app.command()(serve)
 app.command()(login)
+for name, commands in (
+    ("apply", apply.commands),
+    ("agents", agents.commands),
+    ("attesters", attesters.commands),
+    ("policy", policy.commands),
+    ("audit", audit.commands),
+    ("keys", keys.commands),
+):
+    app.add_typer(commands, name=name)
 
 
 def run() -> None:

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from broker.cli.api import sign_in
-from broker.cli.output import Json, out, print_json, refusing
+from broker.cli.output import Json, print_json, refusing, say
 
 
 def login(
@@ -17,9 +16,11 @@ def login(
 
     Example: `broker login 'http://127.0.0.1:8420/login#…'`
     """
-    with refusing():
+    with refusing(json):
+        from broker.cli.api import sign_in
+
         saved, roles = sign_in(link)
-    if json:
-        print_json({"issuer": saved.issuer, "client_id": saved.client_id, "roles": roles})
-    else:
-        out.print(f"Signed in at {saved.issuer} as {saved.client_id} ({', '.join(roles)}).")
+        if json:
+            print_json({"issuer": saved.issuer, "client_id": saved.client_id, "roles": roles})
+        else:
+            say(f"Signed in at {saved.issuer} as {saved.client_id} ({', '.join(roles)}).")

@@ -1,36 +1,65 @@
 """How commands speak: tables for people, `--json` for machines, one line for what went wrong.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage.
+Exit codes: 0 done, 1 refused or failed, 2 wrong usage. With `--json`, standard output holds one JSON document, whatever
+happens: a failure is `{"error": a stable word, "detail": a sentence}`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from broker.errors import BrokerError
 
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(soft_wrap=True, highlight=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
+_WIDE = 100_000
+"""Columns of what is no terminal: a pipe gets every row on one line, whole."""
+
 
 @contextmanager
-def refusing() -> Iterator[None]:
-    """Turns the broker's own errors into one line on standard error and exit code 1."""
+def refusing(json: bool = False) -> Iterator[None]:
+    """Turns the broker's own errors, and files that cannot be used, into one line and exit code 1."""
     try:
         yield
     except BrokerError as error:
-        err.print(Text.assemble(("broker: ", "bold red"), error.detail))
-        raise typer.Exit(1) from None
+        fail(error.detail, reason=error.reason, json=json)
+    except OSError as error:
+        fail(f"{error.filename or 'a file'}: {error.strerror or error}", reason="file", json=json)
+
+
+def fail(detail: str, *, reason: str, json: bool) -> None:
+    """Says what went wrong and ends the command with exit code 1."""
+    if json:
+        print_json({"error": reason, "detail": detail})
+    else:
+        err.print(Text.assemble(("broker: ", "bold red"), plain(detail)))
+    raise typer.Exit(1)
+
+
+def plain(text: str) -> str:
+    """The text with everything that a terminal would act on written out, for agents choose some of what is shown."""
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text.expandtabs(4))
+    return "".join(shown)
+
+
+def say(text: str = "", style: str = "") -> None:
+    """Prints a line as it is, without reading markup in it."""
+    out.print(Text(plain(text), style))
 
 
 def print_json(value: object) -> None:
@@ -38,15 +67,30 @@ def print_json(value: object) -> None:
     typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
+def print_json_items(name: str, items: Iterable[object], rest: Callable[[], Mapping[str, object]]) -> None:
+    """Prints `{name: [items], **rest()}` as the items come, so that there may be more than fit into memory."""
+    between = f'{{"{name}": [\n'
+    for item in items:
+        typer.echo(between + orjson.dumps(item).decode(), nl=False)
+        between = ",\n"
+    typer.echo((between if between[0] == "{" else "") + "], " + orjson.dumps(rest()).decode()[1:])
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Prints a table, or the sentence `empty` when there are no rows."""
-    table = Table(*columns, box=None, header_style="bold", pad_edge=False)
+    """Prints a table, or the sentence `empty` when there are no rows. Nothing is cut, however narrow the terminal."""
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    if table.row_count:
+        table.add_row(*(value if isinstance(value, Text) else Text(plain(words(value))) for value in row))
+    if not table.row_count:
+        out.print(empty)
+    elif out.is_terminal:
         out.print(table)
     else:
-        out.print(empty)
+        with out.capture() as captured:
+            out.print(table, width=_WIDE, crop=False)
+        typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
@@ -54,9 +98,26 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     print_table(("", ""), fields.items(), empty="")
 
 
-def _cell(value: object) -> str:
+def words(value: object) -> str:
+    """A value as a cell shows it."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(words, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return orjson.dumps(value).decode()
     return "" if value is None else str(value)
+
+
+def utc(seconds: float) -> str:
+    """A moment in ISO 8601, UTC, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@contextmanager
+def progress(what: str, total: int, *, json: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal while something long is done; gives what tells it how far that is. None with `--json`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=err, transient=True, disable=json or not err.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)

@@ -26,6 +26,8 @@ pause after every piece; one piece of a mebibyte."""
 MODELS = ("stand-in-small", "stand-in-large")
 _BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
 _HUGE_CHARACTERS = 1024 * 1024
+_HOLD_STEP_S = 0.005
+_HOLD_STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,14 @@ class StandInProvider(LoopbackServer):
         behaviour: how every call goes wrong; a call to a model of that name goes wrong in any case.
         pause_s: seconds between the pieces of a stream.
         slow_pause_s: the same for "slow".
+        hold: keep every stream back after its first word until somebody sets `holding` to False, five seconds
+            at most. Whoever has read that word while it is still holding was not kept waiting for the rest.
 
     Attributes:
         key: the bearer key it wants.
         received: the requests so far, those it refused included.
         left: set when a client left before the end of its answer.
+        holding: whether a stream is kept back now.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class StandInProvider(LoopbackServer):
         behaviour: Behaviour | None = None,
         pause_s: float = 0.002,
         slow_pause_s: float = 60.0,
+        hold: bool = False,
     ) -> None:
         super().__init__([web.post("/v1/chat/completions", self._complete), web.get("/v1/models", self._models)])
         self._clock = clock
@@ -82,6 +88,8 @@ class StandInProvider(LoopbackServer):
         self.key = f"sk-stand-in-{new_id(entropy)}"
         self.received: list[Received] = []
         self.left = asyncio.Event()
+        self.holding = False
+        self._hold = hold
 
     @property
     def base_url(self) -> str:
@@ -124,11 +132,34 @@ class StandInProvider(LoopbackServer):
             options = asked.get("stream_options")
             include_usage = isinstance(options, dict) and options.get("include_usage") is True
             events = call.events(words, include_usage=include_usage)
-            return await _stream(request, events, pause_s, cut_after=2 if behaviour == "disconnect" else None)
+            return await self._stream(request, events, pause_s, cut_after=2 if behaviour == "disconnect" else None)
         except (asyncio.CancelledError, ConnectionError):
             if behaviour != "disconnect":
                 self.left.set()
             raise
+
+    async def _stream(
+        self, request: web.Request, events: list[bytes], pause_s: float, *, cut_after: int | None
+    ) -> web.StreamResponse:
+        """Writes server-sent events one at a time, each on its way before the next is made."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+        await response.prepare(request)
+        for number, event in enumerate(events):
+            if number == cut_after:
+                _cut(request)
+            self.holding = self._hold and number == 1
+            await response.write(event)
+            await self._held()
+            await asyncio.sleep(pause_s)
+        await response.write_eof()
+        return response
+
+    async def _held(self) -> None:
+        for _ in range(_HOLD_STEPS):
+            if not self.holding:
+                return
+            await asyncio.sleep(_HOLD_STEP_S)
+        self.holding = False
 
     async def _receive(self, request: web.Request) -> bytes:
         body = await request.read()
@@ -177,21 +208,6 @@ class _Call:
 
     def _head(self, kind: str) -> dict[str, object]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
-
-async def _stream(
-    request: web.Request, events: list[bytes], pause_s: float, *, cut_after: int | None
-) -> web.StreamResponse:
-    """Writes server-sent events one at a time, each on its way before the next is made."""
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
-    await response.prepare(request)
-    for number, event in enumerate(events):
-        if number == cut_after:
-            _cut(request)
-        await response.write(event)
-        await asyncio.sleep(pause_s)
-    await response.write_eof()
-    return response
 
 
 def _cut(request: web.Request) -> None:

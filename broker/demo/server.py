@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -43,3 +47,25 @@ class LoopbackServer:
         assert self._runner is not None
         await self._runner.cleanup()
         self._port = 0
+
+
+@contextmanager
+def in_thread(*servers: LoopbackServer) -> Iterator[None]:
+    """Serves on an event loop in a thread of its own, so that whoever plays against the servers may block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="stand-ins", daemon=True)
+    thread.start()
+    listening = AsyncExitStack()
+
+    async def listen() -> None:
+        for server in servers:
+            await listening.enter_async_context(server)
+
+    try:
+        asyncio.run_coroutine_threadsafe(listen(), loop).result()
+        yield
+    finally:
+        asyncio.run_coroutine_threadsafe(listening.aclose(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -164,7 +164,7 @@ def normal_url(url: str) -> str:
     host, colon, _ = authority.rpartition(":")
     if not colon or authority.endswith("]"):
         host = authority
-    if scheme not in _DEFAULT_PORTS or _HOST.fullmatch(host) is None:
+    if "@" in authority or scheme not in _DEFAULT_PORTS or _HOST.fullmatch(host) is None:
         raise Malformed("The URL must be absolute, http or https, without credentials.")
     shown = "" if port is None or port == _DEFAULT_PORTS[scheme] else f":{port}"
     return f"{scheme}://{host}{shown}{_normal_path(parts.path)}"

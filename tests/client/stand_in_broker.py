@@ -41,7 +41,7 @@ class Faults:
         hold: while it is not set, the token endpoint does not answer.
         cut: the token endpoint breaks the connection.
         dead: tokens that the gateway no longer takes.
-        refuse_all: the gateway answers every request with this challenge.
+        refuse_all, refusal_nonce: the gateway answers every request with this challenge and nonce.
         redirect: where the token endpoint redirects to.
     """
 
@@ -53,6 +53,7 @@ class Faults:
     cut: bool = False
     dead: set[str] = field(default_factory=set)
     refuse_all: str | None = None
+    refusal_nonce: str | None = None
     redirect: str | None = None
 
 
@@ -120,7 +121,7 @@ class StandInBroker(LoopbackServer):
         asked = self._asked(request, body, {}, token)
         self.calls.append(asked)
         if self.faults.refuse_all is not None:
-            return _challenge(self.faults.refuse_all, nonce="again" if "nonce" in self.faults.refuse_all else None)
+            return _challenge(self.faults.refuse_all, nonce=self.faults.refusal_nonce)
         if self.faults.gateway_nonce is not None and asked.nonce != self.faults.gateway_nonce:
             return _challenge('DPoP error="use_dpop_nonce", algs="ES256"', nonce=self.faults.gateway_nonce)
         if self._bound.get(token) != asked.jkt or token in self.faults.dead:

@@ -82,20 +82,21 @@ async def test_nonces_of_token_endpoint_and_gateway_are_apart(caller: MakeCaller
 
 
 @pytest.mark.parametrize(
-    ("challenge", "sent"),
+    ("challenge", "nonce", "sent"),
     [
-        ('DPoP error="use_dpop_nonce"', 2),
-        ('DPoP error="invalid_token"', 2),
-        ('DPoP error="invalid_dpop_proof"', 1),
-        ('Bearer error="invalid_token"', 1),
-        ('DPoP error_description="error=invalid_token"', 1),
+        ('DPoP error="use_dpop_nonce"', "again", 2),
+        ('DPoP error="use_dpop_nonce"', None, 1),
+        ('DPoP error="invalid_token"', None, 2),
+        ('DPoP error="invalid_dpop_proof"', None, 1),
+        ('Bearer error="invalid_token"', None, 1),
+        ('DPoP error_description="error=invalid_token"', None, 1),
     ],
 )
 async def test_a_refusal_that_stays_is_the_callers(
-    caller: MakeCaller, broker: StandInBroker, challenge: str, sent: int
+    caller: MakeCaller, broker: StandInBroker, challenge: str, nonce: str | None, sent: int
 ) -> None:
-    """Each thing is tried once more at most, and the 401 then comes back as the response."""
-    broker.faults.refuse_all = challenge
+    """What can be mended is tried once more and nothing else is; the 401 then comes back as the response."""
+    broker.faults.refuse_all, broker.faults.refusal_nonce = challenge, nonce
     assert (await caller().send(broker.url)).status_code == 401
     assert len(broker.calls) == sent
 

@@ -45,9 +45,7 @@ def _verified(platform: StandInPlatform, token: str, keys: tuple[jwk.PublicKey, 
 
 async def test_its_token_verifies_under_its_published_keys(platform: StandInPlatform) -> None:
     """Metadata leads to the key set, and the key set verifies the token with the claims asked for."""
-    token = platform.identity_token(
-        "repo:acme/bot:ref:main", AUDIENCE, {"repository": "acme/bot"}, lifetime_s=60
-    )
+    token = platform.identity_token("repo:acme/bot:ref:main", AUDIENCE, {"repository": "acme/bot"}, lifetime_s=60)
     claims = _verified(platform, token, await _published(platform))
     assert claims["sub"] == "repo:acme/bot:ref:main"
     assert claims["repository"] == "acme/bot"

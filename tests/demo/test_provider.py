@@ -31,9 +31,7 @@ async def client(provider: StandInProvider) -> AsyncIterator[openai.AsyncOpenAI]
         yield made
 
 
-async def _post(
-    provider: StandInProvider, body: Mapping[str, object], key: str | None = None
-) -> httpx2.Response:
+async def _post(provider: StandInProvider, body: Mapping[str, object], key: str | None = None) -> httpx2.Response:
     headers = {"Authorization": f"Bearer {key or provider.key}"}
     async with httpx2.AsyncClient() as http:
         return await http.post(f"{provider.base_url}/chat/completions", json=body, headers=headers)
@@ -71,9 +69,7 @@ async def test_a_stream_comes_in_chunks(client: openai.AsyncOpenAI, include_usag
         stream_options={"include_usage": include_usage},
     )
     chunks = [chunk async for chunk in stream]
-    words = [
-        chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content
-    ]
+    words = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
     assert words == ["one ", "two ", "three "]
     usages = [chunk.usage.total_tokens for chunk in chunks if chunk.usage is not None]
     assert usages == ([6] if include_usage else [])

@@ -84,7 +84,8 @@ ROOT = base64.b64encode(bytes(32)).decode()
         f"o\n+1\n{ROOT}\n",
         f"o\n1 \n{ROOT}\n", f"o\n٣\n{ROOT}\n", f"o\n1_0\n{ROOT}\n", f"o\n{2**63}\n{ROOT}\n",
         f"o\n{'9' * 5000}\n{ROOT}\n",
-        "o\n1\nAAAA\n", f"o\n1\n{ROOT[:-1]}\n", f"o\n1\n{ROOT}\n\n", f"o\n1\n{ROOT}\n\nx\n", "o\n1\n\n",
+        "o\n1\nAAAA\n", f"o\n1\n{ROOT[:-1]}\n", f"o\n1\n{ROOT}\n\n", f"o\n1\n{ROOT}\n\nx\n", f"o\n1\n{ROOT}\nx",
+        "o\n1\n\n",
     ],
 )  # fmt: skip
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:

@@ -176,6 +176,7 @@ def test_htu_is_compared_as_parsed_and_normalised(htu: str) -> None:
         "https://broker.example.evil/openai/v1/chat/completions",
         "https://user@broker.example/openai/v1/chat/completions",
         "https://broker.example@evil.example/openai/v1/chat/completions",
+        "https://broker.example:x@evil.example/openai/v1/chat/completions",
         "//broker.example/openai/v1/chat/completions", "/openai/v1/chat/completions",
         "https://broker.example/OPENAI/v1/chat/completions",
         "https://broker.example/openai%2fv1/chat/completions", "https://broker.example//openai/v1/chat/completions",
@@ -218,10 +219,28 @@ def test_normal_urls(url: str, normal: str) -> None:
     assert dpop.normal_url(url) == dpop.normal_url(normal) == normal
 
 
-def test_over_long_urls_are_refused() -> None:
-    """2048 characters are looked at and no more."""
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://a.example/", "a.example/", "//a.example/", "https:///a", "https://user@a.example/",
+        "https://u:p@a.example/", "https://a.example:x@evil.example/",
+        "https://ä.example/", "https://a.example/ä", "https://a.example/\\b", "https://a.example/a b", "https://a.example/\t",
+        "https://a example/", "https://%61.example/", "https://[::1", "https://[::1%25eth0]/", "https://a.example:x/",
+        "",
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_url_is_refused(url: str) -> None:
+    """Another scheme, no host, credentials, and characters that parsers disagree about."""
     with pytest.raises(Malformed):
-        dpop.normal_url("https://a.example/" + "a" * 2048)
+        dpop.normal_url(url)
+
+
+def test_the_length_of_urls_is_bounded() -> None:
+    """2048 characters are looked at and no more."""
+    longest = "https://a.example/".ljust(2048, "a")
+    assert dpop.normal_url(longest) == longest
+    with pytest.raises(Malformed):
+        dpop.normal_url(longest + "a")
 
 
 @pytest.mark.parametrize(
@@ -279,5 +298,10 @@ def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         verify(dpop.prove(p256(f"key {number}"), method="POST", url=URL, now=NOW, jti="1"))
     assert len(dpop._known) == 3
-    verify(made({"kid": "k" * 250, "more": "m" * 300}))
+    for length, kept in ((512, True), (514, False)):
+        proof = next(
+            made({"more": "m" * n}) for n in range(400) if len(made({"more": "m" * n}).partition(".")[0]) == length
+        )
+        verify(proof)
+        assert (proof.partition(".")[0].encode() in dpop._known) is kept
     assert len(dpop._known) == 3

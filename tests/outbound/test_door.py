@@ -76,9 +76,7 @@ async def test_a_json_document_comes_with_its_headers(door: MakeDoor) -> None:
     assert upstream.requests[0].startswith(b"GET /jwks?x=1 HTTP/1.1\r\n")
 
 
-async def test_the_checked_address_is_the_one_connected_to(
-    door: MakeDoor, connected: list[tuple[Any, ...]]
-) -> None:
+async def test_the_checked_address_is_the_one_connected_to(door: MakeDoor, connected: list[tuple[Any, ...]]) -> None:
     """DNS rebinding: the name is resolved once, and the socket goes to that answer, not to a later one."""
     resolve, asked = _resolving(["8.8.8.8"], ["127.0.0.1"])
     with pytest.raises(OutboundFailed):
@@ -87,9 +85,7 @@ async def test_the_checked_address_is_the_one_connected_to(
     assert asked == [("rebinding.example", 443)]
 
 
-async def test_nothing_is_connected_to_a_special_use_address(
-    door: MakeDoor, connected: list[tuple[Any, ...]]
-) -> None:
+async def test_nothing_is_connected_to_a_special_use_address(door: MakeDoor, connected: list[tuple[Any, ...]]) -> None:
     """A name that leads inside is refused before a socket is opened."""
     resolve, _ = _resolving(["8.8.8.8", "127.0.0.1"])
     with pytest.raises(OutboundRefused, match="special-use"):
@@ -100,9 +96,7 @@ async def test_nothing_is_connected_to_a_special_use_address(
     assert connected == []
 
 
-async def test_every_new_connection_is_checked_again(
-    door: MakeDoor, connected: list[tuple[Any, ...]]
-) -> None:
+async def test_every_new_connection_is_checked_again(door: MakeDoor, connected: list[tuple[Any, ...]]) -> None:
     """No answer is remembered: a name that moved inside is refused at its next connection."""
     resolve, _ = _resolving(["8.8.8.8"], ["127.0.0.1"])
     one = door(resolve=resolve)
@@ -164,9 +158,7 @@ async def test_a_body_larger_than_the_cap_is_refused_by_what_arrives(door: MakeD
     """The cap counts bytes as they are read, so an answer that announces no length is cut too."""
 
     async def endless(writer: asyncio.StreamWriter) -> None:
-        writer.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
-        )
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
             writer.write(b"400\r\n" + b" " * 1024 + b"\r\n")
             await writer.drain()
@@ -199,15 +191,11 @@ async def test_a_body_that_drips_is_out_of_time(door: MakeDoor) -> None:
 
     async with Upstream(dripping) as upstream:
         with pytest.raises(OutboundFailed) as caught:
-            await asyncio.wait_for(
-                door(upstream.exception).fetch_json(f"{upstream.origin}/", timeout_s=0.05), 5
-            )
+            await asyncio.wait_for(door(upstream.exception).fetch_json(f"{upstream.origin}/", timeout_s=0.05), 5)
         assert caught.value.reason == "outbound_timeout"
 
 
-@pytest.mark.parametrize(
-    "content_type", ["text/html", "application/xml", "application/jsonx", "text/json", None]
-)
+@pytest.mark.parametrize("content_type", ["text/html", "application/xml", "application/jsonx", "text/json", None])
 async def test_only_json_is_taken_for_json(door: MakeDoor, content_type: str | None) -> None:
     """A document that does not say it is JSON is refused, whatever its bytes look like."""
     async with Upstream(http_answer(b"{}", content_type=content_type)) as upstream:
@@ -253,9 +241,7 @@ async def test_a_document_comes_with_200(door: MakeDoor, status: str) -> None:
 
 async def test_a_stream_sends_what_the_caller_chose_and_nothing_more(door: MakeDoor) -> None:
     """Headers and body go out as given, with Host, length and identity encoding; no user agent of ours."""
-    async with Upstream(
-        http_answer(b"done", content_type="text/plain", extra="X-A: 1\r\nX-A: 2\r\n")
-    ) as upstream:
+    async with Upstream(http_answer(b"done", content_type="text/plain", extra="X-A: 1\r\nX-A: 2\r\n")) as upstream:
         headers = [("Authorization", "Bearer key"), ("Content-Type", "application/json")]
         async with door(upstream.exception).open_stream(
             "POST", f"{upstream.origin}/v1/x", headers, b'{"a":1}'
@@ -289,16 +275,12 @@ async def test_a_large_body_goes_out_whole(door: MakeDoor) -> None:
     assert f"content-length: {len(body)}" in upstream.requests[0][:500].decode("latin-1").lower()
 
 
-@pytest.mark.parametrize(
-    "name", ["Host", "Content-Length", "Transfer-Encoding", "Connection", "Proxy-Authorization"]
-)
+@pytest.mark.parametrize("name", ["Host", "Content-Length", "Transfer-Encoding", "Connection", "Proxy-Authorization"])
 async def test_headers_that_frame_the_request_are_the_doors_own(door: MakeDoor, name: str) -> None:
     """Neither another Host nor another length can be smuggled past the guard."""
     async with Upstream(OK) as upstream:
         with pytest.raises(OutboundRefused, match=name.lower()):
-            async with door(upstream.exception).open_stream(
-                "POST", f"{upstream.origin}/", [(name, "1")], b"{}"
-            ):
+            async with door(upstream.exception).open_stream("POST", f"{upstream.origin}/", [(name, "1")], b"{}"):
                 pass
     assert upstream.requests == []
 
@@ -393,9 +375,7 @@ async def test_a_finished_stream_leaves_its_connection_to_the_next(door: MakeDoo
     async with Upstream(OK) as upstream:
         one = door(("upstream.example", upstream.port), resolve=resolve)
         for _ in range(3):
-            async with one.open_stream(
-                "POST", f"http://upstream.example:{upstream.port}/", [], b"{}"
-            ) as answer:
+            async with one.open_stream("POST", f"http://upstream.example:{upstream.port}/", [], b"{}") as answer:
                 assert await _drained(answer)
     assert (upstream.connections, len(upstream.requests), len(asked)) == (1, 3, 1)
     assert f"host: upstream.example:{upstream.port}" in upstream.requests[0].decode().lower()
@@ -515,9 +495,7 @@ async def test_a_connection_that_hangs_is_out_of_time(door: MakeDoor) -> None:
         return []
 
     with pytest.raises(OutboundFailed) as caught:
-        async with door(resolve=hanging).open_stream(
-            "POST", "https://slow.example/", [], b"", connect_timeout_s=0.05
-        ):
+        async with door(resolve=hanging).open_stream("POST", "https://slow.example/", [], b"", connect_timeout_s=0.05):
             pass
     assert caught.value.reason == "outbound_unreachable"
 
@@ -544,14 +522,10 @@ def _certificates(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
             .not_valid_after(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
         if not ca:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False
-            )
+            builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(subject)]), critical=False)
         return builder.sign(signer, hashes.SHA256())
 
     authority, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())

@@ -1,0 +1,135 @@
+"""The process that serves. Apart from `serve`, so that the other commands start without loading the whole broker."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import orjson
+import typer
+import uvicorn
+
+from broker import jobs, migrations
+from broker.assembly import Broker, assemble
+from broker.cli.output import err
+from broker.errors import BrokerError, ConfigurationError
+from broker.settings import Settings
+from broker.tokens.sign_in import FIRST_ADMIN
+from broker.web.app import App
+
+
+def run(settings: Settings, *, sign_in_link: str | None, json: bool) -> None:
+    """Serves until a signal ends it.
+
+    Args:
+        settings: how.
+        sign_in_link: the operator for whom a one-time link is printed; nobody, once an admin can sign in.
+        json: say on standard output, in one line of JSON, that it answers.
+
+    Raises:
+        BrokerError: it did not start, or could not go on.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    for chatty in ("alembic", "uvicorn"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+    broker = assemble(settings, prepare=migrations.upgrade)
+    server = _Server(broker, sign_in_link=sign_in_link, json=json)
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's own code for a start that failed is 3
+        if server.failure is None:
+            raise typer.Exit(1) from error
+    if server.failure is not None:
+        raise server.failure
+
+
+class _Server(uvicorn.Server):
+    """Greets once it listens, and keeps the reason why it could not start."""
+
+    def __init__(self, broker: Broker, *, sign_in_link: str | None, json: bool) -> None:
+        self._broker = broker
+        self._sign_in_link = sign_in_link
+        self._json = json
+        self.failure: BrokerError | None = None
+        super().__init__(_uvicorn(broker, self))
+        logging.getLogger("uvicorn.error").addFilter(self._explain)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts, and says so; the link works from the moment that it is shown."""
+        await super().startup(sockets)
+        if self.started:
+            await _greet(self._broker, self._sign_in_link, json=self._json)
+
+    def _explain(self, record: logging.LogRecord) -> bool:
+        """Keeps uvicorn's many lines about a failed start out of the log: `refusing` says it in one."""
+        if isinstance(record.msg, OSError):
+            where = f"{self._broker.settings.server.host}:{self._broker.settings.server.port}"
+            self.failure = ConfigurationError(
+                f"Cannot listen on {where}: {record.msg.strerror}. Choose another with --port, or stop what is there."
+            )
+        return self.failure is None
+
+
+def _uvicorn(broker: Broker, server: _Server) -> uvicorn.Config:
+    chosen = broker.settings.server
+
+    @asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        try:
+            await broker.start()
+        except BrokerError as error:
+            server.failure = error
+            raise
+        try:
+            async with jobs.running(broker):
+                gc.collect()
+                gc.freeze()  # what start-up made lives as long as the process; collecting it again costs every request
+                yield
+        finally:
+            await broker.close()
+
+    return uvicorn.Config(
+        App(broker, running),
+        host=chosen.host,
+        port=chosen.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ssl_certfile=chosen.tls_cert,
+        ssl_keyfile=chosen.tls_key,
+        timeout_graceful_shutdown=10,
+    )
+
+
+async def _greet(broker: Broker, sign_in_link: str | None, *, json: bool) -> None:
+    name = sign_in_link or (FIRST_ADMIN if broker.directory.active_admins() == 0 else None)
+    link = None
+    if name is not None:
+        try:
+            link = await broker.sign_in.link(name)
+        except BrokerError as error:
+            err.print(f"[bold red]No sign-in link:[/] {error.detail}")
+    if json:
+        told = {
+            "issuer": broker.rules.issuer,
+            "data_dir": str(broker.settings.storage.data_dir),
+            "log_key": broker.log_key,
+            "sign_in_link": link,
+        }
+        typer.echo(orjson.dumps(told))
+        return
+    err.print(f"The broker answers at [bold]{broker.rules.issuer}[/], data in {broker.settings.storage.data_dir}.")
+    err.print(f"The log's key, for auditors to pin: {broker.log_key}")
+    if link is not None:
+        err.print(f"[bold]Sign in as {name}[/] (once, within ten minutes, on this machine):")
+        err.print(f"  broker login '{link}'", markup=False)
