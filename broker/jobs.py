@@ -15,6 +15,12 @@ log = logging.getLogger(__name__)
 
 Job = Callable[[Broker], Awaitable[None]]
 
+_EVENTS_A_STEP = 128
+"""Records prepared in one go on the loop."""
+
+_BETWEEN_PRUNES_S = 0.1
+"""Leaves the write lock to the writer of records for a while."""
+
 
 async def integrate(broker: Broker) -> None:
     """Brings the tree and its checkpoint up to the durable entries."""
@@ -27,16 +33,21 @@ async def settle(broker: Broker) -> None:
 
 
 async def write_refusals(broker: Broker) -> None:
-    """Records the refusals of strangers, counted by minute."""
+    """Records the refusals of strangers, counted by minute; not while what room is left is for the ends of calls."""
+    if broker.audit.winding_down or broker.audit.owed:
+        return
     events = broker.refusals.drain(broker.clock.now())
-    if events:
-        await broker.audit.close_later(Step(tuple(events)))
+    for start in range(0, len(events), _EVENTS_A_STEP):
+        await broker.audit.close_later(Step(tuple(events[start : start + _EVENTS_A_STEP])))
 
 
 async def prune(broker: Broker) -> None:
     """Deletes claims and instances that have ended; their records stay."""
     now = broker.clock.now()
-    await asyncio.to_thread(claims.prune, broker.engine, now)
+    pruned = 1
+    while pruned:
+        pruned = await asyncio.to_thread(claims.prune, broker.engine, now)
+        await asyncio.sleep(_BETWEEN_PRUNES_S)
     broker.instances.forget(now)
     await asyncio.to_thread(broker.instances.prune, now)
 

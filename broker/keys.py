@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -49,7 +50,10 @@ class KeyRing:
     """
 
     def __init__(self, folder: Path, entropy: Entropy) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{folder}: cannot be made: {error.strerror}") from error
         _owner_only(folder)
         tokens = [_load_ec(path) for path in sorted(folder.iterdir()) if _TOKEN_FILE.fullmatch(path.name)]
         if not tokens:
@@ -102,19 +106,18 @@ def write_private(path: Path, data: bytes) -> None:
 
     Raises:
         FileExistsError: the file is there already; nothing is overwritten.
+        OSError: it cannot be written, for want of room or rights; nothing of it stays.
     """
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
-    file = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        os.write(file, data)
-        os.fsync(file)
-    finally:
-        os.close(file)
-    try:
+        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(data)  # all of it: os.write may take less when the disk is nearly full
+            file.flush()
+            os.fsync(file.fileno())
         os.link(partial, path)
     finally:
-        partial.unlink()
+        partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -169,7 +172,7 @@ def load_private_pem(path: Path) -> ec.EllipticCurvePrivateKey | Ed25519PrivateK
     _owner_only(path)
     try:
         private = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"{path}: holds no private key that can be read: {error}") from error
     if not isinstance(private, ec.EllipticCurvePrivateKey | Ed25519PrivateKey):
         raise ConfigurationError(f"{path}: is neither an EC nor an Ed25519 private key")

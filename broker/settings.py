@@ -7,7 +7,9 @@ here, each with the exact origins that may receive it.
 from __future__ import annotations
 
 import os
+import ssl
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -16,11 +18,27 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from broker.errors import ConfigurationError
 
+_LISTS = ("allow", "origins")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _host_of_origin(text: str) -> str | None:
+    """The host of an exact origin (RFC 6454 §6.2); None for anything else, such as a URL with a path or a user."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    host = parts.hostname
+    if parts.scheme not in {"http", "https"} or not host or not text.isascii() or not text.isprintable():
+        return None
+    shown = f"[{host}]" if ":" in host else host
+    exact = f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+    return host if text == exact and " " not in text else None
 
 
 class Secret(_Section):
@@ -38,9 +56,8 @@ class Secret(_Section):
     @classmethod
     def _exact(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
-            parts = urlsplit(origin)
-            if parts.scheme not in {"http", "https"} or f"{parts.scheme}://{parts.netloc}" != origin:
-                raise ValueError(f"{origin!r} is no origin; write scheme://host[:port] and nothing else")
+            if _host_of_origin(origin) is None:
+                raise ValueError(f"{origin!r} is no origin; write scheme://host[:port] in small letters, nothing else")
         return origins
 
     @model_validator(mode="after")
@@ -64,17 +81,28 @@ class Server(_Section):
     @classmethod
     def _an_origin(cls, url: str | None) -> str | None:
         if url is not None:
-            parts = urlsplit(url)
-            if parts.scheme not in {"http", "https"} or f"{parts.scheme}://{parts.netloc}" != url:
-                raise ValueError("write scheme://host[:port] without a path; it is the issuer identifier")
-            if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+            host = _host_of_origin(url)
+            if host is None:
+                raise ValueError("write scheme://host[:port] in small letters, no path; it is the issuer identifier")
+            if url.startswith("http:") and host not in LOOPBACK:
                 raise ValueError("plain http is for loopback only; use https")
         return url
+
+    @field_validator("trusted_proxy")
+    @classmethod
+    def _an_address(cls, proxy: str | None) -> str | None:
+        """A name would never equal the peer's address, and so name no proxy at all."""
+        return None if proxy is None else str(ip_address(proxy))
 
     @model_validator(mode="after")
     def _no_plain_http_outside(self) -> Server:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key go together")
+        if self.tls_cert is not None and self.tls_key is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.tls_cert, self.tls_key, password="")
+            except OSError as error:  # ssl.SSLError is one
+                raise ValueError(f"{self.tls_cert} with {self.tls_key} cannot be used: {error}") from error
         if self.host not in LOOPBACK and self.tls_cert is None and self.trusted_proxy is None:
             raise ValueError(
                 f"refusing to listen on {self.host} without TLS; set tls_cert and tls_key, "
@@ -100,7 +128,6 @@ class Tokens(_Section):
     dpop_window_s: Annotated[int, Field(ge=5, le=300)] = 60
     require_dpop_nonce: bool = False
     accept_token_endpoint_audience: bool = False
-    evidence_max_lifetime_s: Annotated[int, Field(ge=60, le=86_400)] = 86_400
 
 
 class Outgoing(_Section):
@@ -198,32 +225,43 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
             raise ConfigurationError(f"{source}: cannot be read: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigurationError(f"{source}: not valid TOML: {error}") from error
+    file = str(source) if tree else ""
     origin: dict[tuple[str, ...], str] = {}
     for variable, value in os.environ.items():
         if variable.startswith("BROKER_") and "__" in variable:
             keys = tuple(variable.removeprefix("BROKER_").lower().split("__"))
-            _put(tree, keys, value.split(",") if keys == ("outgoing", "allow") else value)
+            _put(tree, keys, value.split(",") if keys[-1] in _LISTS else value, variable)
             origin[keys] = variable
     for name, value in overrides.items():
         if value is not None:
             keys = tuple(name.split("__"))
-            _put(tree, keys, value)
+            _put(tree, keys, value, name)
             origin[keys] = "--" + keys[-1].replace("_", "-")
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         keys = tuple(str(part) for part in first["loc"])
-        where = origin.get(keys, str(source) if tree else "the configuration")
+        where = _where(keys, origin, file)
         reason = "unknown key" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise ConfigurationError(f"{where}: key `{'.'.join(keys) or '(top level)'}`: {reason}") from error
 
 
-def _put(tree: dict[str, Any], keys: tuple[str, ...], value: Any) -> None:
+def _where(keys: tuple[str, ...], origin: dict[tuple[str, ...], str], file: str) -> str:
+    """What to mend: the variable or option that gave this very key, else everything that gave a part of its section."""
+    for given, name in origin.items():
+        if keys[: len(given)] == given:
+            return name
+    parts = [file] if file else []
+    parts += [name for given, name in origin.items() if given[: len(keys)] == keys]
+    return " with ".join(parts) or "the configuration"
+
+
+def _put(tree: dict[str, Any], keys: tuple[str, ...], value: Any, name: str) -> None:
     for key in keys[:-1]:
         child = tree.setdefault(key, {})
         if not isinstance(child, dict):
-            raise ConfigurationError(f"key `{key}`: is a section, not a value")
+            raise ConfigurationError(f"{name}: key `{key}` is a value in the file; write it as a section there")
         tree = child
     tree[keys[-1]] = value
 

@@ -17,12 +17,11 @@ from dataclasses import dataclass, replace
 
 import orjson
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
 from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
 from broker.audit.events import ABANDONED, Event
 from broker.db.claims import Claim, take
-from broker.db.engine import BIG_INTEGER, insert_rows, reading
+from broker.db.engine import BIG_INTEGER, insert_rows, is_full, reading
 from broker.db.reserve import DiskReserve
 from broker.db.writer import Failed, GroupWriter, no_probe
 from broker.entropy import Entropy
@@ -74,12 +73,15 @@ class Step:
         events: its records, in order.
         claims: keys it takes; if one is held by another, nothing of the step happens.
         change: writes of its own in a session inside the transaction; it must not commit.
+        landed: takes what the change returned into memory, on the loop, once it is durable, also when nobody waits for
+            it any more: memory never differs from what is stored.
         closing: records the end of what was begun, and is written even while the broker winds down on a full disk.
     """
 
     events: tuple[Event, ...]
     claims: tuple[Claim, ...] = ()
     change: Change | None = None
+    landed: Callable[[object], None] | None = None
     closing: bool = False
 
 
@@ -140,13 +142,14 @@ class AuditLog:
         timeout_s: float,
         probe: Callable[[str], None] = no_probe,
     ) -> None:
-        self._engine = engine
         self._tag_key = tag_key
         self._entropy = entropy
         self._reserve = reserve
         self._owed: deque[Step] = deque(maxlen=10_000)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._size = self._stored_size()
+        with reading(engine) as session:
+            self._size = stored_size(session.connection())
+        self._next: int | None = self._size
         self._last: OrderedDict[str, int] = OrderedDict()
         self._winding_down = not reserve.hold()
         self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
@@ -157,6 +160,11 @@ class AuditLog:
     def size(self) -> int:
         """How many entries are durable."""
         return self._size
+
+    @property
+    def owed(self) -> int:
+        """How many ends could not be recorded yet."""
+        return len(self._owed)
 
     @property
     def winding_down(self) -> bool:
@@ -173,26 +181,32 @@ class AuditLog:
         """
         if self._winding_down and not step.closing:
             raise Unavailable("The disk is full. Nothing is issued until there is room for its record.")
-        return await self._writer.submit(_Work(step, tuple(self._prepare(event) for event in step.events)))
+        receipt = await self._writer.submit(_Work(step, tuple(self._prepare(event) for event in step.events)))
+        if step.landed is not None:
+            step.landed(receipt.result)
+        return receipt
 
     async def close_later(self, step: Step) -> None:
         """Records the end of what was begun; when that fails, keeps it and tries again with `settle_owed`."""
         step = replace(step, closing=True)
         try:
             await self.record(step)
-        except BrokerError as error:
-            log.warning("the end of a request could not be recorded yet: %s", error.reason)
+        except Unavailable:
+            log.warning("the end of a request could not be recorded yet")
             self._owed.append(step)
+        except BrokerError:
+            log.exception("the end of a request can never be recorded; the next start finds it left open")
 
     async def settle_owed(self) -> int:
         """Tries to record what is owed, and to win the reserve back; returns how many ends are still owed."""
-        for _ in range(len(self._owed)):
-            step = self._owed.popleft()
+        while self._owed:
             try:
-                await self.record(step)
-            except BrokerError:
-                self._owed.appendleft(step)
+                await self.record(self._owed[0])
+            except Unavailable:
                 break
+            except BrokerError:
+                log.exception("the end of a request can never be recorded; the next start finds it left open")
+            self._owed.popleft()
         if self._winding_down and not self._owed and await asyncio.to_thread(self._reserve.hold):
             self._winding_down = False
             log.warning("there is room on the disk again: normal service")
@@ -226,7 +240,7 @@ class AuditLog:
         outcomes: list[Receipt | Failed] = []
         rows: list[tuple[object, ...]] = []
         self._load_sequences(connection, works)
-        size = self._size
+        size = stored_size(connection) if self._next is None else self._next
         for work in works:
             result: object = None
             try:
@@ -242,7 +256,7 @@ class AuditLog:
             size = indices.stop
             outcomes.append(Receipt(tuple(indices), result))
         insert_rows(connection, "records", _COLUMNS, rows)
-        self._size = size
+        self._next = size
         return outcomes
 
     def _row(self, idx: int, prepared: _Prepared) -> tuple[object, ...]:
@@ -266,23 +280,24 @@ class AuditLog:
     def _settle(self, error: Exception | None) -> None:
         """Runs on the writer's thread after each transaction: memory follows what the database did."""
         if error is None:
+            self._size = self._next or 0
             while len(self._last) > _TAGS_KEPT:
                 self._last.popitem(last=False)
             return
         self._last.clear()
-        if _is_full(error) and not self._winding_down:
+        self._next = None  # read anew in the next transaction
+        if is_full(error) and not self._winding_down:
             self._winding_down = True
             self._reserve.release()
             log.error("the disk is full: only the ends of calls are recorded until there is room")
-        try:
-            self._size = self._stored_size()
-        except OperationalError:
-            log.exception("the database cannot be read")
 
     def _abandon(self, work: _Work, receipt: Receipt) -> None:
         """Runs on the loop: the commit landed after the caller had been told 503, or had left."""
+        if work.step.landed is not None:
+            work.step.landed(receipt.result)
+        why = "its caller had left, or was told that nothing was done"
         ends = tuple(
-            replace(event, kind=ABANDONED[event.kind], remedy={"closes": idx, "why": "nobody received the effect"})
+            replace(event, kind=ABANDONED[event.kind], remedy={"closes": idx, "why": why})
             for event, idx in zip(work.step.events, receipt.indices, strict=True)
             if event.kind in ABANDONED
         )
@@ -291,10 +306,11 @@ class AuditLog:
             self._tasks.add(task)  # the loop holds tasks weakly
             task.add_done_callback(self._tasks.discard)
 
-    def _stored_size(self) -> int:
-        with reading(self._engine) as session:
-            last = session.connection().exec_driver_sql("SELECT max(idx) FROM records").scalar()
-        return 0 if last is None else int(last) + 1
+
+def stored_size(connection: Connection) -> int:
+    """How many entries are stored, counted from the last one's index."""
+    last = connection.exec_driver_sql("SELECT max(idx) FROM records").scalar()
+    return 0 if last is None else int(last) + 1
 
 
 def _claim_and_change(connection: Connection, claims: tuple[Claim, ...], change: Change) -> object:
@@ -307,7 +323,3 @@ def _claim_and_change(connection: Connection, claims: tuple[Claim, ...], change:
             result = change(session)
             session.flush()
             return result
-
-
-def _is_full(error: Exception) -> bool:
-    return isinstance(error, OperationalError) and ("full" in str(error.orig) or "disk I/O" in str(error.orig))

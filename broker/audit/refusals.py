@@ -6,10 +6,11 @@ from collections import Counter
 
 from broker.audit.events import Event, Kind
 
-MAX_SOURCES = 256
-"""Sources counted apart in one minute; the rest share the name "other"."""
+MAX_COUNTED = 256
+"""Pairs of source and reason counted apart in one minute; then further sources share the name "other"."""
 
-MAX_REASONS = 16
+_MAX_FINISHED = 16 * MAX_COUNTED
+"""Events that wait to be handed out; then a minute goes on until they are."""
 
 
 class RefusalCounter:
@@ -18,7 +19,6 @@ class RefusalCounter:
     def __init__(self) -> None:
         self._minute = 0
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._sources: set[str] = set()
         self._finished: list[Event] = []
 
     def count(self, source: str, reason: str, now: float) -> None:
@@ -30,11 +30,8 @@ class RefusalCounter:
             now: seconds since the epoch.
         """
         self._turn(now)
-        if source not in self._sources:
-            if len(self._sources) < MAX_SOURCES:
-                self._sources.add(source)
-            else:
-                source = "other"
+        if (source, reason) not in self._counts and len(self._counts) >= MAX_COUNTED:
+            source = "other"
         self._counts[source, reason] += 1
 
     def drain(self, now: float, *, everything: bool = False) -> list[Event]:
@@ -50,7 +47,7 @@ class RefusalCounter:
 
     def _turn(self, now: float, *, force: bool = False) -> None:
         minute = int(now // 60)
-        if minute == self._minute and not force:
+        if (minute == self._minute or len(self._finished) >= _MAX_FINISHED) and not force:
             return
         for (source, reason), count in self._counts.items():
             self._finished.append(
@@ -63,7 +60,5 @@ class RefusalCounter:
                     request={"source": source, "minute": self._minute, "count": count},
                 )
             )
-        del self._finished[: -2 * MAX_SOURCES * MAX_REASONS]
         self._counts.clear()
-        self._sources.clear()
         self._minute = minute

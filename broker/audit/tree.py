@@ -11,6 +11,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
 
+from broker.audit.log import stored_size
 from broker.db.engine import BIG_INTEGER, insert_rows, reading, writing
 from broker.errors import NotFound, ProofInvalid
 from broker.formats import checkpoint, merkle
@@ -58,13 +59,14 @@ class AuditTree:
         """Brings the tree up to the durable entries; returns the newest checkpoint, or None for an empty log.
 
         Raises:
-            ProofInvalid: the stored head is larger than the log: entries were removed. Nothing is signed.
+            ProofInvalid: the log does not continue its last checkpoint: entries were removed or replaced. Nothing is
+                signed, so that the broker never vouches for two histories.
         """
         while True:
             with reading(self._engine) as session:
                 connection = session.connection()
                 old, note = _head(connection)
-                size = min(_count(connection), old + _CHUNK)
+                size = min(stored_size(connection), old + _CHUNK)
                 if size < old:
                     raise ProofInvalid(
                         f"the log holds {size} entries but its last checkpoint covers {old}: entries were removed; "
@@ -73,6 +75,11 @@ class AuditTree:
                 if size == old:
                     return note
                 hashes = _Hashes(connection)
+                if note is not None and hashes.hash_of(0, old) != checkpoint.parse_unverified(note).root:
+                    raise ProofInvalid(
+                        f"the first {old} entries are not those of the last checkpoint: entries were replaced; "
+                        "restore the database from a backup that has them"
+                    )
                 subtrees = hashes.complete(old, size)
                 root = hashes.hash_of(0, size)
             note = checkpoint.sign(Checkpoint(self._signer.name, size, root), self._signer)
@@ -100,7 +107,7 @@ class AuditTree:
         """
         with reading(self._engine) as session:
             connection = session.connection()
-            if not 0 <= index < size <= _count(connection):
+            if not 0 <= index < size <= stored_size(connection):
                 raise NotFound(f"There is no tree of {size} entries that holds entry {index}.")
             return merkle.inclusion_proof(index, size, _Hashes(connection).hash_of)
 
@@ -112,7 +119,7 @@ class AuditTree:
         """
         with reading(self._engine) as session:
             connection = session.connection()
-            if not 0 < old <= new <= _count(connection):
+            if not 0 < old <= new <= stored_size(connection):
                 raise NotFound(f"There are no trees of {old} and {new} entries.")
             return merkle.consistency_proof(old, new, _Hashes(connection).hash_of)
 
@@ -128,11 +135,6 @@ class AuditTree:
             if not (0 < width <= _SPAN and 0 <= level < 8 and n >= 0 and (n * _SPAN + width) * _SPAN**level <= size):
                 raise NotFound("The tree under the newest checkpoint has no such tile.")
             return b"".join(_Hashes(connection).nodes(level, n * _SPAN, width))
-
-
-def _count(connection: Connection) -> int:
-    last = connection.exec_driver_sql("SELECT max(idx) FROM records").scalar()
-    return 0 if last is None else int(last) + 1
 
 
 def _head(connection: Connection) -> tuple[int, str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlmodel import Session, col, select
 
 from broker.changes import manifest as manifests
-from broker.changes.plan import Plan, Values
+from broker.changes.plan import Plan, Values, one_attester_an_issuer, one_endpoint_a_model
 from broker.entropy import Entropy
 from broker.errors import Conflict, NotFound
 from broker.gateway import endpoints
@@ -20,7 +20,7 @@ from broker.identity.attesters import AttesterRow
 from broker.identity.directory import Directory
 from broker.identity.operators import OperatorRow
 from broker.policy import active
-from broker.policy.active import ActivePolicies, Checked
+from broker.policy.active import ActivePolicies, ActivePolicyRow, Checked
 from broker.policy.annotations import EnrolmentRule
 
 NARROWER: Mapping[str, tuple[str, ...]] = {
@@ -46,15 +46,19 @@ def apply(session: Session, plan: Plan, *, by: str, now: float, entropy: Entropy
     """Writes a plan, if everything it touches is as it was when the plan was made.
 
     Raises:
-        Conflict: something changed meanwhile; nothing is written.
+        Conflict, ManifestInvalid: something changed meanwhile; nothing is written.
     """
     for difference in plan.differences:
         stored = _STORED.get(difference.section)
         if stored is not None and stored(session, difference.name) != difference.before:
             raise Conflict(f"{difference.section}/{difference.name} changed meanwhile. Look at it, and propose again.")
     _store(session, plan.values, now=now)
+    _check_unique(session, plan.values)
     revision = 0
     if plan.checked is not None:
+        in_force = session.get(ActivePolicyRow, 1)
+        if in_force is None or in_force.revision != plan.revision:
+            raise Conflict("Another policy set was activated meanwhile. Look at it, and propose your change again.")
         revision = active.activate(session, plan.checked, expected=plan.base, by=by, now=now)
     ruled = tuple(agent for id, rule in plan.rules.items() for agent in _follow(session, id, rule, now=now))
     links = {
@@ -127,6 +131,14 @@ def _store(session: Session, values: Values, *, now: float) -> None:
         agents.store(session, agent, now=now)
     for operator in values.operators:
         operators.store(session, operator, now=now)
+
+
+def _check_unique(session: Session, values: Values) -> None:
+    """What a plan checked among the things it knew, checked among those that are there now."""
+    if values.attesters:
+        one_attester_an_issuer({row.name: attesters.load(row) for row in session.exec(select(AttesterRow))})
+    if values.endpoints:
+        one_endpoint_a_model({row.name: endpoints.load(row) for row in session.exec(select(EndpointRow))})
 
 
 def _follow(session: Session, id: str, rule: EnrolmentRule | None, *, now: float) -> list[Agent]:

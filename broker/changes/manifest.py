@@ -8,7 +8,8 @@
     cases:     {FILE.yaml: TEXT or null}
     policy_set: {files: {…}, cases: {…}}        in place of the two above: the whole set
 
-Everything may carry `status`. Unknown keys are refused; what is not mentioned stays as it is.
+Everything may carry `status`; an agent that is known may carry it alone. Unknown keys are refused; what is not
+mentioned stays as it is.
 """
 
 from __future__ import annotations
@@ -35,13 +36,15 @@ class Manifest:
     """A manifest whose every value has been checked by itself.
 
     `policies` and `cases` map file names to texts or None; `whole_set` says that they replace the set in force.
-    `relinked` names the operators who get a new sign-in link. `document` is the manifest as given.
+    `statuses` are those of agents of which nothing else is said. `relinked` names the operators who get a new sign-in
+    link. `document` is the manifest as given.
     """
 
     document: Mapping[str, Any]
     attesters: Mapping[str, Attester] = field(default_factory=dict)
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
+    statuses: Mapping[str, str] = field(default_factory=dict)
     operators: Mapping[str, Operator] = field(default_factory=dict)
     policies: Mapping[str, str | None] = field(default_factory=dict)
     cases: Mapping[str, str | None] = field(default_factory=dict)
@@ -64,23 +67,26 @@ def parse(document: object) -> Manifest:
     if "policy_set" in document and ("policies" in document or "cases" in document):
         raise ManifestInvalid("Give `policy_set` (the whole set) or `policies` and `cases` (single files), not both.")
     whole = _section(document, "policy_set")
-    if set(whole) - {"files", "cases", "schema"}:
-        raise ManifestInvalid("`policy_set` holds `files`, `cases` and perhaps `schema`.")
+    if "policy_set" in document and (set(whole) - {"files", "cases", "schema"} or not whole.get("files")):
+        raise ManifestInvalid("`policy_set` holds `files` (all of them), `cases` and perhaps `schema`.")
     schema = whole.get("schema")
     if schema is not None and not isinstance(schema, str):
         raise ManifestInvalid("`policy_set.schema` must be a text.")
+    described_agents = _section(document, "agents")
+    alone = {id for id, spec in described_agents.items() if set(spec) == {"status"}}
     described_operators = _section(document, "operators")
     return Manifest(
         document,
         {n: _attester(n, s) for n, s in _section(document, "attesters").items()},
         {n: _endpoint(n, s) for n, s in _section(document, "endpoints").items()},
-        {n: _agent(n, s) for n, s in _section(document, "agents").items()},
+        {n: _agent(n, s) for n, s in described_agents.items() if n not in alone},
+        {n: _status(f"agent {n}", described_agents[n], agents.STATUSES) for n in alone},
         {n: _operator(n, s) for n, s in described_operators.items()},
         _texts(whole, "files") if whole else _texts(document, "policies"),
         _texts(whole if whole else document, "cases"),
         schema,
         bool(whole),
-        frozenset(n for n, spec in described_operators.items() if spec.get("new_link")),
+        frozenset(n for n, spec in described_operators.items() if spec.get("new_link", False)),
     )
 
 
@@ -123,7 +129,9 @@ def describe_endpoint(endpoint: Endpoint) -> dict[str, object]:
 
 
 def _section(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    items = document.get(name) or {}
+    items = document.get(name)
+    if items is None:  # what YAML makes of a section with nothing under it
+        return {}
     if not isinstance(items, Mapping) or len(items) > _MAX_ITEMS or not all(isinstance(key, str) for key in items):
         raise ManifestInvalid(f"`{name}` must map names to descriptions, at most {_MAX_ITEMS}.")
     for key, spec in items.items():
@@ -190,6 +198,8 @@ def _operator(name: str, spec: Mapping[str, Any]) -> Operator:
     unknown = set(spec) - {"roles", "status", "new_link"}
     if unknown:
         raise ManifestInvalid(f"{where}: unknown member `{sorted(unknown)[0]}`.")
+    if not isinstance(spec.get("new_link", False), bool):
+        raise ManifestInvalid(f"{where}: `new_link` must be true or false.")
     roles = spec.get("roles")
     if not isinstance(roles, list) or not roles or not set(map(str, roles)) <= set(operators.ROLES):
         raise ManifestInvalid(f"{where}: `roles` must list some of {', '.join(operators.ROLES)}.")

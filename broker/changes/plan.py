@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from broker.changes import manifest as manifests
 from broker.changes.manifest import Manifest
-from broker.errors import ManifestInvalid, OutboundRefused
+from broker.errors import Malformed, ManifestInvalid, OutboundRefused, PolicyInvalid
 from broker.formats.canonical_json import canonical
 from broker.gateway.endpoints import Catalogue, Endpoint
 from broker.gateway.upstream import ProviderKeys
@@ -20,6 +20,7 @@ from broker.policy import active
 from broker.policy.active import ActivePolicies, Checked
 from broker.policy.annotations import EnrolmentRule, enrolment_rule
 from broker.policy.engine import PolicySet
+from broker.policy.request import Entity, Request
 from broker.policy.shipped import PolicyFiles
 
 
@@ -42,6 +43,32 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What is in force: what a plan is made against. Taken on the loop, so that all of it is of one moment."""
+
+    attesters: Mapping[str, Attester]
+    endpoints: Mapping[str, Endpoint]
+    agents: Mapping[str, Agent]
+    operators: Mapping[str, Operator]
+    policies: PolicySet
+    source: PolicyFiles
+    revision: int
+
+    @classmethod
+    def now(cls, directory: Directory, catalogue: Catalogue, policies: ActivePolicies) -> Known:
+        """The state at this moment. Agents are too many to copy: a plan looks at few, and `effects.apply` again."""
+        return cls(
+            dict(directory.attesters),
+            catalogue.endpoints,
+            directory.agents,
+            dict(directory.operators),
+            policies.current,
+            policies.source,
+            policies.revision,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Values:
     """The new values of what changes."""
 
@@ -56,8 +83,10 @@ class Plan:
     """A checked change. Only `make` builds one.
 
     Args:
-        id: SHA-256 of the manifest's canonical form and of what it starts from: the change's identity.
+        id: SHA-256 of the manifest and of what it would change, both ways: the change's identity. When anything it
+            touches has changed, the same manifest is another change.
         base: hash of the policy set that it was made against.
+        revision: how many sets had been activated then; it tells apart sets that differ in their cases alone.
         checked: the new policy set, with every case passed; None if policies stay.
         rules: enrolment rules that fix something else from now on, by `@id`; None for one that is gone.
     """
@@ -68,6 +97,7 @@ class Plan:
     values: Values
     checked: Checked | None
     base: str
+    revision: int
     rules: Mapping[str, EnrolmentRule | None]
 
     @property
@@ -76,12 +106,15 @@ class Plan:
         return bool(self.manifest.relinked) or not all(difference.narrows for difference in self.differences)
 
 
-def make(
-    document: object, directory: Directory, catalogue: Catalogue, policies: ActivePolicies, provider_keys: ProviderKeys
-) -> Plan:
+def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
     """Checks a manifest against what is known now.
 
     Takes as long as the policy set's cases; call it off the loop.
+
+    Args:
+        document: the manifest as it came.
+        known: what is in force.
+        provider_keys: which endpoints may have which key.
 
     Raises:
         ManifestInvalid, PolicyInvalid, CasesFailed: the text says what to mend. Nothing was changed.
@@ -90,14 +123,14 @@ def make(
     differences: list[Difference] = []
     attesters: list[Attester] = []
     for name, attester in manifest.attesters.items():
-        known = directory.attesters.get(name)
-        before = manifests.describe_attester(known) if known is not None else None
+        known_attester = known.attesters.get(name)
+        before = manifests.describe_attester(known_attester) if known_attester is not None else None
         if _differs(differences, "attesters", name, before, manifests.describe_attester(attester)):
             attesters.append(attester)
-    _one_attester_an_issuer({**directory.attesters, **manifest.attesters})
+    one_attester_an_issuer({**known.attesters, **manifest.attesters})
     endpoints: list[Endpoint] = []
     for name, endpoint in manifest.endpoints.items():
-        known_endpoint = catalogue.endpoints.get(name)
+        known_endpoint = known.endpoints.get(name)
         before = manifests.describe_endpoint(known_endpoint) if known_endpoint is not None else None
         if _differs(differences, "endpoints", name, before, manifests.describe_endpoint(endpoint)):
             endpoints.append(endpoint)
@@ -105,10 +138,10 @@ def make(
                 provider_keys.check(endpoint)
             except OutboundRefused as error:
                 raise ManifestInvalid(f"endpoint {name}: {error.detail}") from error
-    _one_endpoint_a_model({**catalogue.endpoints, **manifest.endpoints})
+    one_endpoint_a_model({**known.endpoints, **manifest.endpoints})
     agents: list[Agent] = []
-    for id, agent in manifest.agents.items():
-        known_agent = directory.agents.get(id)
+    for id, agent in {**manifest.agents, **_restated(manifest.statuses, known.agents)}.items():
+        known_agent = known.agents.get(id)
         if known_agent is not None and known_agent.enrolled_by:
             agent = _ruled(agent, known_agent)
         before = manifests.describe_agent(known_agent) if known_agent is not None else None
@@ -116,22 +149,22 @@ def make(
             agents.append(agent)
     operators: list[Operator] = []
     for name, operator in manifest.operators.items():
-        known_operator = directory.operators.get(name)
+        known_operator = known.operators.get(name)
         if known_operator is not None:
             operator = replace(operator, keys=known_operator.keys)
         before = manifests.describe_operator(known_operator) if known_operator is not None else None
         if _differs(differences, "operators", name, before, manifests.describe_operator(operator)):
             operators.append(operator)
-    checked = _policies(manifest, policies, differences)
-    base = policies.current.hash
+    checked = _policies(manifest, known.source, differences)
     return Plan(
-        hashlib.sha256(canonical({"base": base, "manifest": _jsonable(manifest.document)})).hexdigest(),
+        _identity(known.policies.hash, manifest, differences),
         manifest,
         tuple(differences),
         Values(tuple(attesters), tuple(endpoints), tuple(agents), tuple(operators)),
         checked,
-        base,
-        changed_rules(policies.current, checked.policies) if checked is not None else {},
+        known.policies.hash,
+        known.revision,
+        changed_rules(known.policies, checked.policies) if checked is not None else {},
     )
 
 
@@ -153,8 +186,7 @@ def _differs(found: list[Difference], section: str, name: str, before: object, a
     return True
 
 
-def _policies(manifest: Manifest, policies: ActivePolicies, differences: list[Difference]) -> Checked | None:
-    old = policies.source
+def _policies(manifest: Manifest, old: PolicyFiles, differences: list[Difference]) -> Checked | None:
     if manifest.whole_set:
         files = {name: text for name, text in manifest.policies.items() if text is not None}
         cases = {name: text for name, text in manifest.cases.items() if text is not None}
@@ -175,6 +207,14 @@ def _merged(old: Mapping[str, str], patch: Mapping[str, str | None]) -> dict[str
     return {name: text for name, text in merged.items() if text is not None}
 
 
+def _restated(statuses: Mapping[str, str], known: Mapping[str, Agent]) -> dict[str, Agent]:
+    """Known agents with another status."""
+    for id in statuses:
+        if id not in known:
+            raise ManifestInvalid(f"agent {id}: it is not known yet; describe it with `owner`, `purpose` and `ceiling`.")
+    return {id: replace(known[id], status=status) for id, status in statuses.items()}
+
+
 def _ruled(wanted: Agent, known: Agent) -> Agent:
     """An agent of a rule: a manifest may set its status; owner, purpose and ceiling are the rule's to say."""
     if (wanted.owner, wanted.purpose, wanted.ceiling) != (known.owner, known.purpose, known.ceiling) or wanted.keys:
@@ -185,7 +225,37 @@ def _ruled(wanted: Agent, known: Agent) -> Agent:
     return replace(known, status=wanted.status)
 
 
-def _one_attester_an_issuer(attesters: Mapping[str, Attester]) -> None:
+def leaves_a_way_back(policies: PolicySet, by: Operator) -> None:
+    """Refuses a set that would lock out whoever puts it in force: nobody could roll it back. Fails closed.
+
+    Raises:
+        PolicyInvalid: under this set, `by` could not propose another.
+    """
+    broker = Entity(("Broker", "this"))
+    try:
+        entities = policies.prepare([by.entity(), broker])
+        decision = policies.decide(Request(by.uid, "propose", broker.uid), entities)
+    except Malformed as error:
+        raise PolicyInvalid(f"The vocabulary does not fit the broker's own operators: {error.detail}") from error
+    if not decision.permitted:
+        raise PolicyInvalid("Under this set you could not propose changes any more. Keep a permit for it.")
+
+
+def _identity(base: str, manifest: Manifest, differences: list[Difference]) -> str:
+    changed = [[d.section, d.name, d.before, d.after] for d in differences]
+    try:
+        text = canonical({"base": base, "manifest": _jsonable(manifest.document), "differences": _jsonable(changed)})
+    except Malformed as error:
+        raise ManifestInvalid(f"The manifest holds what JSON cannot say exactly: {error.detail}") from error
+    return hashlib.sha256(text).hexdigest()
+
+
+def one_attester_an_issuer(attesters: Mapping[str, Attester]) -> None:
+    """Refuses two attesters of one issuer: evidence must have one reading.
+
+    Raises:
+        ManifestInvalid: names both.
+    """
     seen: dict[str, str] = {}
     for name, attester in attesters.items():
         identity = attester.issuer if attester.kind == "oidc" else "registered keys"
@@ -194,7 +264,12 @@ def _one_attester_an_issuer(attesters: Mapping[str, Attester]) -> None:
             raise ManifestInvalid(f"attester {name}: {identity} is the attester {other} already.")
 
 
-def _one_endpoint_a_model(endpoints: Mapping[str, Endpoint]) -> None:
+def one_endpoint_a_model(endpoints: Mapping[str, Endpoint]) -> None:
+    """Refuses a model that two active endpoints of one wire format offer.
+
+    Raises:
+        ManifestInvalid: names both.
+    """
     seen: dict[tuple[str, str], str] = {}
     for name, endpoint in endpoints.items():
         for model in endpoint.models if endpoint.status == "active" else ():

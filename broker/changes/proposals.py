@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from sqlalchemy import Engine
@@ -12,7 +13,7 @@ from sqlmodel import Field, Session, SQLModel, col, select, update
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
 from broker.changes import effects
-from broker.changes.plan import Difference, Plan, make
+from broker.changes.plan import Difference, Known, Plan, leaves_a_way_back, make
 from broker.clock import Clock
 from broker.db.engine import reading
 from broker.entropy import Entropy
@@ -24,6 +25,7 @@ from broker.identity.operators import Operator
 from broker.policy.active import ActivePolicies
 
 _MAX_SHOWN = 2_000
+_NOT_WAITING = "No such proposal waits for approval."
 
 
 class ProposalRow(SQLModel, table=True):
@@ -37,6 +39,12 @@ class ProposalRow(SQLModel, table=True):
     proposed_at: float
     status: str
     decided_by: str
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was proposed, as it came."""
+        document: dict[str, Any] = orjson.loads(self.document)
+        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +86,12 @@ class Changes:
             ManifestInvalid, PolicyInvalid, CasesFailed: recorded; nothing was changed.
             Conflict: something it touches changed meanwhile.
         """
-        try:
-            plan = await self._plan(document)
-        except (ManifestInvalid, CasesFailed, PolicyInvalid) as error:
-            if not dry_run:
-                refused: dict[str, object] = {"reason": error.reason, "why": error.detail[:_MAX_SHOWN]}
-                await self.audit.record(Step((self._event(Kind.CHANGE_REFUSED, by, request_id, refused),)))
-            raise
+        plan = await self._plan(document, by) if dry_run else await self._recorded_plan(document, by, request_id)
         if not plan.differences and not plan.manifest.relinked:
             return Outcome(plan.id, "unchanged", (), {}, None)
         if dry_run:
             return Outcome(plan.id, "checked", plan.differences, {}, None)
-        if plan.widens and self.directory.active_admins() >= 2:
+        if plan.widens and self.directory.admins() >= 2:
             row = ProposalRow(
                 id=plan.id,
                 document=orjson.dumps(document).decode(),
@@ -113,19 +115,34 @@ class Changes:
         Raises:
             NotFound: no such proposal waits.
             AccessDenied: the proposer cannot approve it.
-            Conflict: the set in force is not the one it was proposed against.
+            ManifestInvalid, PolicyInvalid, CasesFailed: it would not be taken any more; recorded.
+            Conflict: what it touches is not as it was when it was proposed.
         """
-        with reading(self.engine) as session:
-            row = session.get(ProposalRow, id)
-        if row is None or row.status != "pending":
-            raise NotFound("No such proposal waits for approval.")
+        row = await asyncio.to_thread(self._row, id)
+        if row.status != "pending":
+            raise NotFound(_NOT_WAITING)
         if row.proposed_by == by.name:
             raise AccessDenied("A second admin must approve this change: you proposed it.", reason="own_proposal")
-        plan = await self._plan(orjson.loads(row.document))
+        plan = await self._recorded_plan(row.manifest, by, request_id)
         if plan.id != id:
-            raise Conflict("The policies in force changed since this was proposed. Propose it again.")
+            raise Conflict("What this touches changed since it was proposed. Look at it, and propose it again.")
         proposer = self.directory.operators.get(row.proposed_by)
         return await self._activate(plan, by=proposer or by, approved_by=by, request_id=request_id)
+
+    async def preview(self, id: str) -> tuple[ProposalRow, Plan | None]:
+        """A proposal, and what approving it would do now; None if it cannot be approved any more.
+
+        Raises:
+            NotFound: there never was such a proposal.
+        """
+        row = await asyncio.to_thread(self._row, id)
+        if row.status != "pending":
+            return row, None
+        try:
+            plan = await self._plan(row.manifest, None)
+        except (ManifestInvalid, CasesFailed, PolicyInvalid):
+            return row, None
+        return row, plan if plan.id == id else None
 
     async def withdraw(self, id: str, *, by: Operator, request_id: str) -> None:
         """Refuses or withdraws a proposal.
@@ -163,10 +180,28 @@ class Changes:
         effects.install(receipt.result, self.directory, self.catalogue, self.policies)
         return Outcome("", "activated", (difference,), {}, receipt.indices[0])
 
-    async def _plan(self, document: object) -> Plan:
-        return await asyncio.to_thread(
-            make, document, self.directory, self.catalogue, self.policies, self.provider_keys
-        )
+    async def _plan(self, document: object, by: Operator | None) -> Plan:
+        """The plan of a manifest, one that `by` could take back."""
+        known = Known.now(self.directory, self.catalogue, self.policies)
+        plan = await asyncio.to_thread(make, document, known, self.provider_keys)
+        if plan.checked is not None and by is not None:
+            leaves_a_way_back(plan.checked.policies, by)
+        return plan
+
+    async def _recorded_plan(self, document: object, by: Operator, request_id: str) -> Plan:
+        try:
+            return await self._plan(document, by)
+        except (ManifestInvalid, CasesFailed, PolicyInvalid) as error:
+            refused: dict[str, object] = {"reason": error.reason, "why": error.detail[:_MAX_SHOWN]}
+            await self.audit.record(Step((self._event(Kind.CHANGE_REFUSED, by, request_id, refused),)))
+            raise
+
+    def _row(self, id: str) -> ProposalRow:
+        with reading(self.engine) as session:
+            row = session.get(ProposalRow, id)
+        if row is None:
+            raise NotFound("There is no such proposal.")
+        return row
 
     async def _activate(self, plan: Plan, *, by: Operator, approved_by: Operator | None, request_id: str) -> Outcome:
         event = self._event(
@@ -224,7 +259,7 @@ def _close(session: Session, id: str, status: str, by: str) -> None:
         .returning(col(ProposalRow.id))
     )
     if session.exec(statement).scalar_one_or_none() is None:
-        raise NotFound("No such proposal waits for approval.")
+        raise NotFound(_NOT_WAITING)
 
 
 def _shown(plan: Plan) -> dict[str, object]:

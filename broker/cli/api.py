@@ -52,7 +52,7 @@ def saved_login() -> Login:
         return Login(saved["issuer"], saved["client_id"], user_config_dir() / saved["key"])
     except (OSError, ValueError, KeyError) as error:
         raise ConfigurationError(
-            "Not signed in. Run `broker login LINK` with the link that `broker serve` shows, or that an admin gives you."
+            "Not signed in. Run `broker login LINK` with the link that `broker serve` shows or an admin gives you."
         ) from error
 
 
@@ -162,7 +162,7 @@ def one_of(prefix: str, names: list[str], what: str) -> str:
     raise ConfigurationError(f"{'Several' if found else 'No'} {what} begin with {prefix!r}. Give more of it, or all.")
 
 
-class _sending:  # noqa: N801  reads like the statement it is
+class _sending:
     """Turns a connection that fails, or a sign-in that is over, into a sentence."""
 
     def __init__(self, where: str) -> None:

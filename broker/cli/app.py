@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from broker.cli import agents, apply, attesters, audit, keys, policy
+from broker.cli.demo import demo
 from broker.cli.login import login
 from broker.cli.serve import serve
 
@@ -16,6 +17,7 @@ app = typer.Typer(
     help="Stands between AI agents and the models they call: evidence in, short-lived bound tokens out.",
 )
 app.command()(serve)
+app.command()(demo)
 app.command()(login)
 for name, commands in (
     ("apply", apply.commands),

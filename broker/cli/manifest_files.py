@@ -1,13 +1,13 @@
 """Manifests as people write them: YAML or JSON, one or several files, one or several documents.
 
-What a manifest may say is the broker's to check. Here only: that the text means one thing, that it is nothing but what JSON
-can say, and that no two documents describe the same thing.
+What a manifest may say is the broker's to check. Here only: that the text means one thing, that it is nothing but what
+JSON can say, and that no two documents describe the same thing.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,11 @@ def parse(text: str, where: str) -> Iterator[dict[str, Any]]:
         yield document
 
 
+def write(document: Mapping[str, Any]) -> str:
+    """A manifest as YAML, in the order given."""
+    return str(yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True, width=120))
+
+
 def _text(file: Path, where: str) -> str:
     data = sys.stdin.buffer.read(_MAX_BYTES + 1) if file == STANDARD_INPUT else file.read_bytes()
     if len(data) > _MAX_BYTES:
@@ -74,7 +79,7 @@ def _documents(text: str, where: str) -> Iterable[object]:
         except Malformed:
             pass  # YAML's flow style begins alike; its reader says what is wrong, and where
     try:
-        return list(yaml.load_all(text, Loader=_Loader))  # noqa: S506  our loader is a SafeLoader that takes less
+        return list(yaml.load_all(text, Loader=_Loader))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
@@ -85,20 +90,21 @@ def _documents(text: str, where: str) -> Iterable[object]:
 
 def _merge(merged: dict[str, Any], document: dict[str, Any], where: str, seen: dict[tuple[str, str], str]) -> None:
     for section, items in document.items():
+        for name in items if isinstance(items, dict) else ():
+            if (section, name) in seen:
+                first = seen[section, name]
+                raise ManifestInvalid(f"{where}: {section}.{name} is described in {first} already. Keep one of them.")
+            seen[section, name] = where
         if section not in merged:
             merged[section] = dict(items) if isinstance(items, dict) else items
         elif isinstance(items, dict) and isinstance(merged[section], dict):
             merged[section].update(items)
         else:
-            raise ManifestInvalid(f"{where}: `{section}` stands in another manifest too and is not a mapping.")
-        for name in items if isinstance(items, dict) else ():
-            first = seen.setdefault((section, name), where)
-            if first != where or (section, name, where) in seen:
-                raise ManifestInvalid(f"{where}: {section}.{name} is described in {first} already. Keep one of them.")
+            raise ManifestInvalid(f"{where}: `{section}` stands in two manifests, so it must be a mapping in both.")
 
 
 def _check(value: object, where: str, path: str, depth: int) -> None:
-    """Refuses what JSON cannot say: YAML makes dates, bytes, sets and mappings with numbers for names of plain words."""
+    """Refuses what JSON cannot say: YAML makes dates, bytes and sets of plain words, and takes numbers for names."""
     if value is None or isinstance(value, bool | int | str):
         return
     if isinstance(value, float) and value == value and value not in (float("inf"), float("-inf")):
@@ -121,8 +127,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not taken; write the value out", problem_mark=mark)
+            problem = "aliases (*name) are not taken; write the value out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Annotated, Any
 
 import orjson
@@ -24,6 +25,9 @@ out = Console(soft_wrap=True, highlight=False)
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+_ROOMY = 100
+"""Columns of a terminal from which on some columns of a table need no folding."""
 
 _WIDE = 100_000
 """Columns of what is no terminal: a pipe gets every row on one line, whole."""
@@ -76,11 +80,17 @@ def print_json_items(name: str, items: Iterable[object], rest: Callable[[], Mapp
     typer.echo((between if between[0] == "{" else "") + "], " + orjson.dumps(rest()).decode()[1:])
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Prints a table, or the sentence `empty` when there are no rows. Nothing is cut, however narrow the terminal."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str, whole: Sequence[str] = ()
+) -> None:
+    """Prints a table, or the sentence `empty` when there are no rows.
+
+    Nothing is cut: a terminal folds cells, in columns named `whole` only if it is narrow; elsewhere a row is a line.
+    """
+    roomy = out.width >= _ROOMY
     table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(columns))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=roomy and column in whole)
     for row in rows:
         table.add_row(*(value if isinstance(value, Text) else Text(plain(words(value))) for value in row))
     if not table.row_count:
@@ -88,9 +98,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     elif out.is_terminal:
         out.print(table)
     else:
-        with out.capture() as captured:
-            out.print(table, width=_WIDE, crop=False)
-        typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        buffer = StringIO()
+        Console(file=buffer, width=_WIDE, color_system=None).print(table)
+        typer.echo("\n".join(line.rstrip() for line in buffer.getvalue().splitlines()))
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
@@ -109,9 +119,9 @@ def words(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def utc(seconds: float) -> str:
-    """A moment in ISO 8601, UTC, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def utc(seconds: float, to: str = "milliseconds") -> str:
+    """A moment in ISO 8601, UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec=to).replace("+00:00", "Z")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,9 +69,9 @@ class _Server(uvicorn.Server):
     def _explain(self, record: logging.LogRecord) -> bool:
         """Keeps uvicorn's many lines about a failed start out of the log: `refusing` says it in one."""
         if isinstance(record.msg, OSError):
-            where = f"{self._broker.settings.server.host}:{self._broker.settings.server.port}"
+            server, why = self._broker.settings.server, os.strerror(record.msg.errno or 0)
             self.failure = ConfigurationError(
-                f"Cannot listen on {where}: {record.msg.strerror}. Choose another with --port, or stop what is there."
+                f"Cannot listen on {server.host}:{server.port}: {why}. Choose another --port, or stop what is there."
             )
         return self.failure is None
 
@@ -112,7 +113,7 @@ def _uvicorn(broker: Broker, server: _Server) -> uvicorn.Config:
 
 
 async def _greet(broker: Broker, sign_in_link: str | None, *, json: bool) -> None:
-    name = sign_in_link or (FIRST_ADMIN if broker.directory.active_admins() == 0 else None)
+    name = sign_in_link or (FIRST_ADMIN if broker.directory.admins() == 0 else None)
     link = None
     if name is not None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import BigInteger, Connection, Engine, Integer, event
+from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, create_engine
+
+from broker.errors import Unavailable
 
 _ROWS_A_STATEMENT = 256
 """Rows in one INSERT. One statement a batch: each return to Python costs a turn at the interpreter's lock."""
@@ -24,12 +28,30 @@ BIG_INTEGER = BigInteger().with_variant(Integer(), "sqlite")
 def open_engine(url: str) -> Engine:
     """An engine for `url` with the broker's durability settings.
 
-    SQLite runs in WAL mode with full synchronous commits: a commit that returned is on the disk.
+    SQLite runs in WAL mode with full synchronous commits: a commit that returned is on the disk. It would go on writing
+    to a file that was moved away, and make an empty one in its place, so nothing is written, and no connection opened,
+    unless the file in its place is the one that was there at the start. Fails closed; recovers when it is back.
 
     Args:
-        url: an SQLAlchemy URL; see `sqlite_url`.
+        url: an SQLAlchemy URL; see `sqlite_url`. The file is made, for its owner alone, when it is missing.
     """
-    engine = create_engine(url, pool_pre_ping=False, connect_args={"check_same_thread": False, "timeout": 0.7})
+    arguments = {"check_same_thread": False, "timeout": 0.7}
+    engine = create_engine(url, max_overflow=-1, connect_args=arguments)  # readers never make the writer wait
+    path = Path(str(engine.url.database))
+    path.touch(mode=0o600)  # SQLite gives the files beside it the same permissions
+    opened = os.stat(path)
+
+    def check_in_place() -> None:
+        try:
+            in_place = os.path.samestat(os.stat(path), opened)
+        except OSError:
+            in_place = False
+        if not in_place:
+            raise sqlite3.OperationalError(f"{path} was moved or replaced: put it back, or restart the broker")
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(*_: object) -> None:
+        check_in_place()
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
@@ -39,8 +61,14 @@ def open_engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        writes = connection.get_execution_options().get("broker_writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN DEFERRED")
+        if not connection.get_execution_options().get("broker_writes", False):
+            connection.exec_driver_sql("BEGIN DEFERRED")
+            return
+        try:
+            check_in_place()
+        except sqlite3.OperationalError as error:
+            raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
@@ -52,9 +80,16 @@ def sqlite_url(data_dir: Path) -> str:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A session that reads one consistent state; nothing in it is ever committed."""
-    with Session(engine, expire_on_commit=False) as session:
-        yield session  # closing it ends the transaction, and leaves what was read usable
+    """A session that reads one consistent state; nothing in it is ever committed.
+
+    Raises:
+        Unavailable: the database cannot be read.
+    """
+    try:
+        with Session(engine, expire_on_commit=False) as session:
+            yield session  # closing it ends the transaction, and leaves what was read usable
+    except OperationalError as error:
+        raise Unavailable("The database cannot be read at the moment. Try again in a second.") from error
 
 
 @contextmanager
@@ -62,6 +97,15 @@ def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its start, committed at the end unless an error passes."""
     with engine.connect().execution_options(broker_writes=True) as connection, connection.begin():
         yield connection
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a write failed for want of room: somewhere in the chain, for a full disk ends the savepoints too."""
+    while error is not None:
+        if isinstance(error, sqlite3.OperationalError) and ("full" in str(error) or "disk I/O" in str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @lru_cache(maxsize=1024)

@@ -99,7 +99,13 @@ class GroupWriter(Generic[WorkT, ResultT]):
             async with asyncio.timeout(self._timeout_s):
                 return await waiting.future
         except TimeoutError:
+            if _is_answered(waiting.future):  # in the very moment of the answer, which counts
+                return waiting.future.result()
             raise Unavailable("The record could not be written in time, so nothing was done. Try again.") from None
+        except asyncio.CancelledError:
+            if _is_answered(waiting.future) and waiting.future.exception() is None:
+                self._abandoned(work, waiting.future.result())
+            raise
 
     def close(self) -> None:
         """Writes what has queued up, then ends the thread."""
@@ -130,6 +136,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
         try:
             with writing(self._engine) as connection:
                 self._probe("begun")
+                batch = [waiting for waiting in batch if not waiting.future.done()]  # some left while it waited here
                 results = self._apply(connection, [waiting.work for waiting in batch])
                 self._probe("applied")
             self._probe("committed")
@@ -167,3 +174,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
                     waiting.future.set_result(result)
             elif not isinstance(result, Failed):
                 self._abandoned(waiting.work, result)
+
+
+def _is_answered(future: asyncio.Future[ResultT]) -> bool:
+    return future.done() and not future.cancelled()

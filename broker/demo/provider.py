@@ -19,9 +19,9 @@ from broker.clock import Clock
 from broker.demo.server import LoopbackServer
 from broker.entropy import Entropy, new_id
 
-Behaviour = Literal["fail-429", "fail-500", "disconnect", "slow", "huge-chunk"]
+Behaviour = Literal["fail-429", "fail-500", "disconnect", "slow", "huge-chunk", "leak-key"]
 """How it can misbehave: an error with its JSON body; a connection cut in the middle of the answer; a long
-pause after every piece; one piece of a mebibyte."""
+pause after every piece; one piece of a mebibyte; its own key for an answer."""
 
 MODELS = ("stand-in-small", "stand-in-large")
 _BEHAVIOURS: tuple[Behaviour, ...] = get_args(Behaviour)
@@ -65,6 +65,7 @@ class StandInProvider(LoopbackServer):
     Attributes:
         key: the bearer key it wants.
         received: the requests so far, those it refused included.
+        arrived: set when a request has arrived.
         left: set when a client left before the end of its answer.
         holding: whether a stream is kept back now.
     """
@@ -87,6 +88,7 @@ class StandInProvider(LoopbackServer):
         self._slow_pause_s = slow_pause_s
         self.key = f"sk-stand-in-{new_id(entropy)}"
         self.received: list[Received] = []
+        self.arrived = asyncio.Event()
         self.left = asyncio.Event()
         self.holding = False
         self._hold = hold
@@ -119,7 +121,7 @@ class StandInProvider(LoopbackServer):
             return _error(429, "requests", "Rate limit reached for requests.", "rate_limit_exceeded")
         if behaviour == "fail-500":
             return _error(500, "server_error", "The server had an error while processing your request.", None)
-        words = _words(messages, asked, huge=behaviour == "huge-chunk")
+        words = [self.key] if behaviour == "leak-key" else _words(messages, asked, huge=behaviour == "huge-chunk")
         call = _Call(f"chatcmpl-{new_id(self._entropy)}", int(self._clock.now()), model, _usage(messages, words))
         pause_s = self._slow_pause_s if behaviour == "slow" else self._pause_s
         try:
@@ -165,6 +167,7 @@ class StandInProvider(LoopbackServer):
         body = await request.read()
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.received.append(Received(request.method, request.path_qs, headers, body))
+        self.arrived.set()
         return body
 
     def _refusal(self, request: web.Request) -> web.Response | None:

@@ -9,15 +9,25 @@ provider answers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, ClaimTaken, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
-from broker.errors import BrokerError, CallDenied, InvalidDpopProof, NotFound, OutboundFailed, OutboundRefused, Refused
+from broker.errors import (
+    BrokerError,
+    CallDenied,
+    InvalidDpopProof,
+    InvalidToken,
+    NotFound,
+    OutboundFailed,
+    OutboundRefused,
+    Refused,
+)
 from broker.gateway import openai_wire, upstream
 from broker.gateway.endpoints import Catalogue, Model
 from broker.gateway.openai_wire import UsageCounter
@@ -29,6 +39,8 @@ from broker.policy.explain import explain
 from broker.policy.prepared import PreparedCache
 from broker.policy.request import Decision, Request
 from broker.tokens.bearer import Caller, Presented, TokenVerifier
+
+log = logging.getLogger(__name__)
 
 
 class ProviderFailed(BrokerError):
@@ -48,14 +60,14 @@ class CallRules:
 
 @dataclass(frozen=True, slots=True)
 class IncomingCall:
-    """A call as it arrived; nothing in it is verified."""
+    """A call as it arrived; nothing in it is verified. `read` gets its body, for verified callers alone."""
 
     presented: Presented
     wire: str
     operation: str
     audience: str
     headers: Sequence[tuple[bytes, bytes]]
-    body: bytes
+    read: Callable[[], Awaitable[bytes]]
     source: str
     request_id: str
 
@@ -67,6 +79,7 @@ class Admitted:
     call: IncomingCall
     agent: Agent
     model: Model
+    body: bytes
     stream: bool
     record: int
     at: float
@@ -131,12 +144,14 @@ class Gateway:
             Unavailable: not durable; nothing was sent anywhere.
         """
         caller = self.caller(call.presented, call.audience, call.source)
-        at = self.clock.now()
+        body = b""
         model: Model | None = None
         asked = openai_wire.Asked("", False)
         decision: Decision | None = None
         try:
-            asked = openai_wire.parse_call(call.body, max_bytes=self.rules.max_body_bytes)
+            body = await call.read()  # only now: a stranger cannot make the broker hold one
+            caller = self._as_now(caller)
+            asked = openai_wire.parse_call(body, max_bytes=self.rules.max_body_bytes)
             model = self.catalogue.find(call.wire, asked.model)
             decision, context = self.decide(caller, model, call.operation, stream=asked.stream)
             if not decision.permitted or not isinstance(caller.principal, Agent):
@@ -150,7 +165,7 @@ class Gateway:
                 "limited_by": decision.limited_by if decision is not None else refusal.reason,
             }
             name = model.full_name if model is not None else asked.model
-            await self._record(call, caller, at, Kind.CALL_REFUSED, name, denied)
+            await self._record(call, caller, Kind.CALL_REFUSED, name, len(body), denied)
             raise
         permitted: dict[str, object] = {
             "outcome": "permit",
@@ -159,8 +174,8 @@ class Gateway:
             "limited_by": "",
             "inputs": context,
         }
-        record = await self._record(call, caller, at, Kind.CALL_ADMITTED, model.full_name, permitted)
-        return Admitted(call, caller.principal, model, asked.stream, record, at)
+        record = await self._record(call, caller, Kind.CALL_ADMITTED, model.full_name, len(body), permitted)
+        return Admitted(call, caller.principal, model, body, asked.stream, record, self.clock.now())
 
     def decide(
         self, caller: Caller, model: Model, operation: str, *, stream: bool
@@ -192,7 +207,7 @@ class Gateway:
         return explain(policies, Request(principal.uid, "call", resource.uid, context), entities).to_json()
 
     async def models(self, presented: Presented, *, wire: str, audience: str, source: str) -> list[Model]:
-        """The models that the caller may call: the same decision as for a call, one by one.
+        """The models that the caller may call, streamed or not: the same decision as for a call, one by one.
 
         Raises:
             Refused: the caller is not verified.
@@ -200,10 +215,15 @@ class Gateway:
         """
         caller = self.caller(presented, audience, source)
         await self._claim(caller)
+        caller = self._as_now(caller)
         return [
             model
             for model in self.catalogue.of(wire)
-            if self.decide(caller, model, "chat.completions", stream=False)[0].permitted
+            if any(
+                self.decide(caller, model, operation, stream=stream)[0].permitted
+                for operation in openai_wire.PATHS
+                for stream in (False, True)
+            )
         ]
 
     @asynccontextmanager
@@ -221,7 +241,7 @@ class Gateway:
                 "POST",
                 endpoint.base_url + openai_wire.PATHS[admitted.call.operation],
                 headers,
-                admitted.call.body,
+                admitted.body,
                 connect_timeout_s=self.rules.connect_timeout_s,
                 first_byte_timeout_s=self.rules.first_byte_timeout_s,
                 idle_timeout_s=self.rules.first_byte_timeout_s,
@@ -236,7 +256,10 @@ class Gateway:
                 yield Answer(response.status, upstream.answer_headers(response.headers), counted)
         except (OutboundFailed, OutboundRefused) as error:
             outcome.failure = error.reason
-            raise ProviderFailed(f"The provider of {endpoint.name} could not be asked: {error.detail}") from error
+            log.warning("call %s to %s: %s", admitted.call.request_id, endpoint.name, error.detail)
+            raise ProviderFailed(
+                f"The provider of {endpoint.name} could not be asked ({error.reason}). Try again; its log says more."
+            ) from error
         except ProviderFailed as error:
             outcome.failure = error.reason
             raise
@@ -252,7 +275,7 @@ class Gateway:
         """Records the end. The record is written even when the caller's own task is cancelled."""
         outcome.usage.finish()
         ok = outcome.finished and 200 <= outcome.status < 300
-        failure = outcome.failure or ("" if outcome.finished else "left")
+        failure = "" if ok else outcome.failure or ("provider_status" if outcome.finished else "left")
         event = Event(
             Kind.CALL_COMPLETED if ok else Kind.CALL_FAILED,
             agent=admitted.agent.id,
@@ -274,20 +297,27 @@ class Gateway:
         task.add_done_callback(self._ending.discard)
         await asyncio.shield(task)
 
+    def _as_now(self, caller: Caller) -> Caller:
+        """The caller with its principal as it is now: a suspension does not wait for a body that takes its time."""
+        principal = self.verifier.directory.principal(caller.token.subject)
+        if principal is None:
+            raise InvalidToken("The token's subject is not registered any more. Exchange evidence again.")
+        return replace(caller, principal=principal)
+
     async def _record(
-        self, call: IncomingCall, caller: Caller, at: float, kind: Kind, model: str, decision: dict[str, object]
+        self, call: IncomingCall, caller: Caller, kind: Kind, model: str, size: int, decision: dict[str, object]
     ) -> int:
         principal = caller.principal
         event = Event(
             kind,
             agent=principal.id,
-            at=at,
+            at=self.clock.now(),
             request_id=call.request_id,
             who={"agent": principal.id, "instance": caller.token.instance or "", "thumbprint": caller.token.jkt or ""},
             for_whom={"owner": principal.owner if isinstance(principal, Agent) else ""},
             what={"action": "call", "operation": call.operation, "model": model, "token_id": caller.token.jti},
             decision=decision,
-            request={"source": call.source, "bytes": len(call.body)},
+            request={"source": call.source, "bytes": size},
             posture={"confirmation": caller.confirmation},
         )
         try:

@@ -22,6 +22,7 @@ from broker.policy.request import Entity, Uid
 
 ENDPOINT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
+_PLAIN_TEXT = re.compile(r"[\x21-\x7e]{1,2048}")
 WIRES = ("openai",)
 _MEMBERS = {"wire", "base_url", "secret", "models"}
 
@@ -156,16 +157,8 @@ def parse(name: str, spec: Mapping[str, Any]) -> Endpoint:
     if wire not in WIRES:
         raise ManifestInvalid(f"endpoint {name}: `wire` must be one of {', '.join(WIRES)}.")
     base_url = spec.get("base_url")
-    parts = urlsplit(base_url) if isinstance(base_url, str) else None
-    if (
-        parts is None
-        or parts.scheme not in {"http", "https"}
-        or not parts.hostname
-        or parts.query
-        or parts.fragment
-        or parts.username
-    ):
-        raise ManifestInvalid(f"endpoint {name}: `base_url` must be a URL without query, fragment or user.")
+    if not isinstance(base_url, str) or not _is_base_url(base_url):
+        raise ManifestInvalid(f"endpoint {name}: `base_url` must be an http(s) URL without query, fragment or user.")
     secret = spec.get("secret", "")
     if not isinstance(secret, str):
         raise ManifestInvalid(f"endpoint {name}: `secret` is the name of a secret in broker.toml.")
@@ -178,7 +171,21 @@ def parse(name: str, spec: Mapping[str, Any]) -> Endpoint:
         raise ManifestInvalid(f"endpoint {name}: `models` must list the names of the models it offers.")
     if len(set(models)) != len(models):
         raise ManifestInvalid(f"endpoint {name}: `models` lists a name twice.")
-    return Endpoint(name, wire, str(base_url).rstrip("/"), secret, tuple(models))
+    return Endpoint(name, wire, base_url.rstrip("/"), secret, tuple(models))
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(
+            _PLAIN_TEXT.fullmatch(url)
+            and parts.scheme in {"http", "https"}
+            and parts.hostname
+            and parts.port != 0
+            and not {"?", "#", "@"} & set(url)
+        )
+    except ValueError:  # a host or port that is none
+        return False
 
 
 def load(row: EndpointRow) -> Endpoint:

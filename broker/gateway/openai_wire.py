@@ -14,6 +14,7 @@ from broker.gateway.endpoints import Model
 PATHS = {"chat.completions": "/chat/completions"}
 """What an endpoint's base URL is followed by, by operation."""
 
+_DECISIVE = frozenset({"model", "stream"})
 _MAX_LINE = 256 * 1024
 _MAX_WHOLE = 4 * 1024 * 1024
 
@@ -29,7 +30,8 @@ class Asked:
 def parse_call(body: bytes, *, max_bytes: int) -> Asked:
     """Reads the model and the streaming flag.
 
-    The body is parsed strictly, duplicate names refused: what we decide on must be what the provider reads.
+    The body is parsed strictly, duplicate names refused, also those that differ in case alone, for some parsers do not
+    tell them apart: what we decide on must be what the provider reads.
 
     Raises:
         InvalidRequest: no JSON object, or no usable `model` or `stream`.
@@ -40,6 +42,9 @@ def parse_call(body: bytes, *, max_bytes: int) -> Asked:
         raise InvalidRequest(f"The body is not acceptable JSON: {error.detail}") from error
     if not isinstance(members, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    for name in members:
+        if name not in _DECISIVE and name.casefold() in _DECISIVE:
+            raise InvalidRequest(f"Write `{name.casefold()}` in small letters.")
     model, stream = members.get("model"), members.get("stream")
     if not isinstance(model, str) or not 0 < len(model) <= 200:
         raise InvalidRequest("The body needs `model`: the name of a model that the broker offers.")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from broker.errors import OutboundRefused
 from broker.gateway.endpoints import Endpoint
 
-_REQUEST_HEADERS = frozenset({b"content-type", b"accept", b"idempotency-key", b"openai-beta"})
+_REQUEST_HEADERS = frozenset({b"accept", b"openai-beta"})
 _ANSWER_HEADERS = frozenset(
-    {b"content-type", b"cache-control", b"retry-after", b"x-request-id", b"openai-processing-ms", b"openai-version"}
+    {b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"x-request-id"}
+    | {b"openai-processing-ms", b"openai-version"}
 )
 _ANSWER_PREFIX = b"x-ratelimit-"
 
@@ -68,6 +69,8 @@ class ProviderKeys:
         """
         self.check(endpoint)
         sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in received if n in _REQUEST_HEADERS]
+        # Ours and not the caller's: another charset would let the provider read something else than we did.
+        sent.append(("content-type", "application/json"))
         sent.append(("accept-encoding", "identity"))
         sent.append(("user-agent", "broker"))
         if endpoint.secret:

@@ -17,6 +17,8 @@ from broker.policy.request import Entity, Uid
 AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~%/@:-]{0,199}")
 CEILING_ENTRY = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/(\*|[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})")
 STATUSES = ("active", "suspended", "revoked")
+MAX_KEYS = 10
+"""Keys a principal may have: a stranger's assertion in its name costs at most so many verifications."""
 
 
 class AgentRow(SQLModel, table=True):
@@ -82,10 +84,10 @@ def parse_keys(jwks: object, where: str) -> tuple[PublicKey, ...]:
     """Registered public keys from a JWK Set's `keys` list.
 
     Raises:
-        ManifestInvalid: no list of public JWKs, or a private key among them.
+        ManifestInvalid: no list of at most 10 public JWKs, or a private key among them.
     """
-    if not isinstance(jwks, list) or not all(isinstance(members, Mapping) for members in jwks):
-        raise ManifestInvalid(f"{where}: write a list of public JWKs.")
+    if not isinstance(jwks, list) or len(jwks) > MAX_KEYS or not all(isinstance(members, Mapping) for members in jwks):
+        raise ManifestInvalid(f"{where}: write a list of at most {MAX_KEYS} public JWKs.")
     try:
         return tuple(jwk.parse_public(members) for members in jwks)
     except BrokerError as error:
@@ -93,10 +95,17 @@ def parse_keys(jwks: object, where: str) -> tuple[PublicKey, ...]:
 
 
 def stored_keys(keys: tuple[PublicKey, ...]) -> str:
-    """The JSON text under which registered keys are stored: public members and the publisher's `kid`."""
-    return orjson.dumps(
-        [{**jwk.to_members(key.key), **({"kid": key.kid} if key.kid is not None else {})} for key in keys]
-    ).decode()
+    """The JSON text under which registered keys are stored: public members, and the `kid` and `alg` they came with."""
+    return orjson.dumps([_members(key) for key in keys]).decode()
+
+
+def _members(key: PublicKey) -> dict[str, str]:
+    members = jwk.to_members(key.key)
+    if key.kid is not None:
+        members["kid"] = key.kid
+    if len(key.algorithms) == 1:
+        members["alg"] = next(iter(key.algorithms))
+    return members
 
 
 def load(row: AgentRow) -> Agent:

@@ -61,6 +61,18 @@ class Directory:
         principal = self.principal(id)
         return principal.keys if principal is not None else ()
 
-    def active_admins(self) -> int:
-        """How many active operators may approve changes and can sign in."""
-        return sum(1 for o in self.operators.values() if o.status == "active" and "admin" in o.roles and o.keys)
+    def link_owner(self, code: str, *, now: float, from_loopback: bool) -> str:
+        """The operator whom a sign-in code would sign in. Links are not in memory: it asks the table, off the loop.
+
+        Raises:
+            AccessDenied: unknown, used or expired.
+        """
+        with reading(self._engine) as session:
+            return operators.link_owner(session, code, now=now, from_loopback=from_loopback)
+
+    def admins(self) -> int:
+        """How many admins have ever signed in.
+
+        Suspended ones count: else an admin could suspend the only other one, and then widen access alone.
+        """
+        return sum(1 for operator in self.operators.values() if "admin" in operator.roles and operator.keys)

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from broker.errors import InvalidRequest
 from broker.identity.agents import AGENT_ID
 from broker.identity.attesters import Attested, Attester
+from broker.identity.operators import PREFIX
 from broker.policy.annotations import EnrolmentRule, enrolment_rule
 from broker.policy.engine import PolicySet
 from broker.policy.request import EntityRef, Request
@@ -77,8 +78,13 @@ def enrol(attested: Attested, attester: Attester, policies: PolicySet) -> Enroll
 
 def _name(rule: EnrolmentRule, attested: Attested) -> str:
     """The agent that a rule names; claim values are escaped so that none can pose as two parts."""
-    if rule.agent is not None:
-        return rule.agent
+    name = rule.agent if rule.agent is not None else _made_name(rule, attested)
+    if name.startswith(PREFIX):
+        raise NotEnrolled(f"The rule {rule.policy} makes a name that begins with {PREFIX!r}, which operators have.")
+    return name
+
+
+def _made_name(rule: EnrolmentRule, attested: Attested) -> str:
     parts = []
     for claim in rule.claims:
         value = attested.principal.attrs.get(claim) or (attested.principal.tags or {}).get(claim)
@@ -91,6 +97,7 @@ def _name(rule: EnrolmentRule, attested: Attested) -> str:
     name = rule.prefix + "/".join(parts)
     if not AGENT_ID.fullmatch(name):
         raise NotEnrolled(
-            f"The rule {rule.policy} makes a name that no agent can have; it is longer than 200 characters."
+            f"The rule {rule.policy} makes a name that no agent can have: longer than 200 characters, or not beginning "
+            "with a letter or digit. An admin gives it a prefix, or other claims."
         )
     return name

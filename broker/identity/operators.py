@@ -11,7 +11,8 @@ import re
 from dataclasses import dataclass
 
 import orjson
-from sqlmodel import Field, Session, SQLModel, col, delete, or_
+from sqlalchemy import ColumnElement
+from sqlmodel import Field, Session, SQLModel, col, delete, or_, select
 
 from broker.entropy import Entropy, new_id
 from broker.errors import AccessDenied
@@ -113,27 +114,45 @@ def new_link(session: Session, operator: str, *, now: float, entropy: Entropy, l
     return code
 
 
+def link_owner(session: Session, code: str, *, now: float, from_loopback: bool) -> str:
+    """The name of the operator whom a sign-in code would sign in; uses nothing up.
+
+    Raises:
+        AccessDenied: unknown, used or expired; the text does not tell which.
+    """
+    found = session.exec(select(LinkRow.operator).where(*_open(code, now, from_loopback))).one_or_none()
+    if found is None:
+        raise _no_link()
+    return found
+
+
 def spend_link(session: Session, code: str, *, now: float, from_loopback: bool) -> str:
     """Uses a sign-in code up and returns the operator's name, in one atomic statement.
 
     Raises:
         AccessDenied: unknown, used or expired; the text does not tell which.
     """
-    statement = (
-        delete(LinkRow)
-        .where(
-            col(LinkRow.digest) == _digest(code),
-            col(LinkRow.expires_at) > now,
-            or_(col(LinkRow.loopback_only).is_(False), from_loopback),
-        )
-        .returning(col(LinkRow.operator))
-    )
+    statement = delete(LinkRow).where(*_open(code, now, from_loopback)).returning(col(LinkRow.operator))
     name = session.exec(statement).scalar_one_or_none()
     if name is None:
-        raise AccessDenied(
-            "This sign-in link is unknown, used or too old. Ask for a new one, or restart the broker for the first one."
-        )
+        raise _no_link()
     return str(name)
+
+
+def _open(code: str, now: float, from_loopback: bool) -> tuple[ColumnElement[bool], ...]:
+    """What a link must be to sign anybody in."""
+    return (
+        col(LinkRow.digest) == _digest(code),
+        col(LinkRow.expires_at) > now,
+        or_(col(LinkRow.loopback_only).is_(False), from_loopback),
+    )
+
+
+def _no_link() -> AccessDenied:
+    return AccessDenied(
+        "This sign-in link is unknown, used or too old. Ask for a new one, or restart the broker for the first one.",
+        reason="unknown_link",
+    )
 
 
 def _digest(code: str) -> str:

@@ -9,6 +9,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 
 from broker.errors import ConfigurationError
 
@@ -17,8 +18,18 @@ def upgrade(engine: Engine) -> None:
     """Brings the database to the newest schema.
 
     Raises:
-        ConfigurationError: the database was written by a newer broker.
+        ConfigurationError: the database was written by a newer broker, or is none of the broker's.
     """
+    try:
+        _upgrade(engine)
+    except SQLAlchemyError as error:
+        raise ConfigurationError(
+            f"{engine.url.database}: cannot be brought to the newest schema: {getattr(error, 'orig', error)}. "
+            "Restore a backup, or choose another storage.data_dir"
+        ) from error
+
+
+def _upgrade(engine: Engine) -> None:
     config = _config()
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     with engine.connect() as connection:

@@ -62,9 +62,12 @@ class Authenticator:
             return self._by_key(request.subject_token, InvalidRequest)
         _check_active(attester, InvalidRequest)
         try:
-            return await self._oidc.verify(request.subject_token, attester), attester
+            attested = await self._oidc.verify(request.subject_token, attester)
         except (EvidenceRejected, Malformed) as error:
             raise InvalidRequest(f"The subject token was not accepted: {error.detail}", reason=error.reason) from error
+        # Its issuer may have taken seconds to publish its keys: what was disabled meanwhile is refused.
+        _check_active(self._directory.attesters.get(attester.name, attester), InvalidRequest)
+        return attested, attester
 
     def _by_key(self, assertion: str, refusal: type[InvalidClient] | type[InvalidRequest]) -> tuple[Attested, Attester]:
         attester = self._directory.key_attester()

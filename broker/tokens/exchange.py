@@ -14,30 +14,54 @@ from dataclasses import dataclass
 
 from sqlmodel import Session
 
-from broker.audit.events import Event, Kind
+from broker.audit.events import Kind
 from broker.audit.log import AuditLog, ClaimTaken, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
 from broker.db.claims import Claim
 from broker.entropy import Entropy
-from broker.errors import InvalidDpopProof, InvalidRequest, InvalidScope, InvalidTarget, Refused
+from broker.errors import (
+    BrokerError,
+    Conflict,
+    InvalidClient,
+    InvalidDpopProof,
+    InvalidRequest,
+    InvalidScope,
+    InvalidTarget,
+    Malformed,
+    Refused,
+    Unavailable,
+)
 from broker.formats import dpop
 from broker.formats.dpop import Proof
 from broker.identity import agents, instances
-from broker.identity.agents import Agent
-from broker.identity.attesters import Attested, Attester
+from broker.identity.agents import Agent, AgentRow
+from broker.identity.attesters import Attester
 from broker.identity.directory import Directory, Principal
 from broker.identity.enrolment import Enrolled, NotEnrolled, enrol
 from broker.identity.instances import Instance, Instances
 from broker.keys import KeyRing
-from broker.policy.active import ActivePolicies
+from broker.policy.active import ActivePolicies, ActivePolicyRow
 from broker.policy.prepared import PreparedCache
 from broker.policy.request import Decision, Request
 from broker.tokens import nonces, replay
 from broker.tokens.client_auth import Authenticator
 from broker.tokens.issue import Audience, Minted, TokenRules, mint
 from broker.tokens.replay import ReplayMemory
-from broker.tokens.request import TokenRequest, parse
+from broker.tokens.request import CLIENT_CREDENTIALS, parse
+from broker.tokens.trail import Trail
+
+_ATTEMPTS = 3
+
+
+class _Moved(Conflict):
+    """What the decision rests on changed before its record was durable; `agent` is the stored one, if any."""
+
+    reason = "moved"
+
+    def __init__(self, agent: Agent | None) -> None:
+        super().__init__("The rules or the agent changed meanwhile.")
+        self.agent = agent
 
 
 class ExchangeDenied(InvalidTarget):
@@ -61,43 +85,6 @@ class Granted:
     token_type: str
     expires_in_s: int
     record: int
-
-
-@dataclass(slots=True)
-class _Trail:
-    """What is known of a request so far, for its record."""
-
-    request: TokenRequest
-    attested: Attested
-    proof: Proof | None
-    at: float
-    claims: tuple[Claim, ...] = ()
-    enrolled: Enrolled | None = None
-    principal: Principal | None = None
-    audience: str = ""
-
-    def event(self, kind: Kind, decision: dict[str, object], **what: object) -> Event:
-        principal = self.principal
-        agent = principal.id if principal is not None else self.enrolled.agent if self.enrolled is not None else ""
-        owner = principal.owner if isinstance(principal, Agent) else ""
-        thumbprint = self.proof.jkt if self.proof is not None else ""
-        return Event(
-            kind,
-            agent=agent or "unknown",
-            at=self.at,
-            request_id=self.request.request_id,
-            who={"agent": agent, "thumbprint": thumbprint},
-            for_whom={"owner": owner, "subject": self.attested.subject},
-            what={"action": "exchange", "resource": self.audience, **what},
-            decision=decision,
-            request={"source": self.request.source, "grant": self.request.grant_type},
-            posture={
-                "attester": self.attested.attester,
-                "evidence": self.attested.digest,
-                "rules": list(self.enrolled.rules) if self.enrolled is not None else [],
-                "confirmation": "dpop" if self.proof is not None else "none",
-            },
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +124,26 @@ class TokenIssuer:
         except Refused as refusal:
             self.refusals.count(source, refusal.reason, self.clock.now())
             raise
-        trail = _Trail(request, attested, proof, self.clock.now())
+        trail = Trail(request, attested, proof, self.clock.now())
+        refused: BrokerError
         try:
-            return await self._grant(trail, attester)
+            return await self._settled(trail, attester)
         except ClaimTaken as taken:
-            refused = _already_used(taken.key)
-        except Refused as error:
+            refused = _already_used(taken.key, trail.request.grant_type)
+        except (Refused, Malformed) as error:
             refused = error
         await self._record_refusal(trail, refused)
         raise refused
+
+    async def _settled(self, trail: Trail, attester: Attester) -> Granted:
+        """Decides anew while a rule or the agent changes under the decision: no step commits what is out of date."""
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._grant(trail, attester)
+            except _Moved as moved:
+                if moved.agent is not None:
+                    self.directory.agents[moved.agent.id] = moved.agent
+        raise Unavailable("The rules are changing at the moment, so nothing was done. Try again in a second.")
 
     def _verified_proof(self, request: TokenRequest) -> Proof | None:
         if not request.proofs:
@@ -165,8 +163,9 @@ class TokenIssuer:
             nonces.check(proof.nonce, self.keys.nonce_key, now)
         return proof
 
-    async def _grant(self, trail: _Trail, attester: Attester) -> Granted:
-        self._claim(trail)
+    async def _grant(self, trail: Trail, attester: Attester) -> Granted:
+        if trail.proof is not None:
+            self._claim(trail)
         if trail.request.scope:
             raise InvalidScope("Scopes are not used here: an agent's rights are its ceiling. Leave scope out.")
         principal, created = self._principal(trail, attester)
@@ -180,6 +179,7 @@ class TokenIssuer:
                     "A DPoP proof is required (RFC 9449). A policy may permit bearer tokens for this principal."
                 )
             raise ExchangeDenied(_why_not(decision))
+        self._claim(trail)  # shown without a key, evidence is spent only on a token: a forgotten proof costs nothing
         instance = self._instance(trail, principal)
         minted = mint(
             self.rules,
@@ -193,8 +193,10 @@ class TokenIssuer:
         )
         return await self._release(trail, principal, created, instance, minted, _described(decision, inputs))
 
-    def _claim(self, trail: _Trail) -> None:
+    def _claim(self, trail: Trail) -> None:
         """Takes the proof, and the evidence for this key, in memory; the durable step takes them again."""
+        if trail.claims:
+            return
         wanted: list[Claim] = []
         if trail.proof is not None:
             wanted.append(
@@ -206,10 +208,10 @@ class TokenIssuer:
         wanted.append(Claim(trail.attested.replay_key, holder, trail.attested.expires_at + 60))
         for claim in wanted:
             if not self.replay.claim(claim, trail.at):
-                raise _already_used(claim.key)
+                raise _already_used(claim.key, trail.request.grant_type)
             trail.claims = (*trail.claims, claim)
 
-    def _principal(self, trail: _Trail, attester: Attester) -> tuple[Principal, bool]:
+    def _principal(self, trail: Trail, attester: Attester) -> tuple[Principal, bool]:
         """Who this is, and whether it is new."""
         attested = trail.attested
         known = self.directory.principal(attested.claimed_agent) if attested.claimed_agent else None
@@ -236,7 +238,7 @@ class TokenIssuer:
             return ruled, True
         return agent, False
 
-    def _decide(self, trail: _Trail, principal: Principal, audience: Audience) -> tuple[Decision, dict[str, object]]:
+    def _decide(self, trail: Trail, principal: Principal, audience: Audience) -> tuple[Decision, dict[str, object]]:
         context: dict[str, object] = {
             "confirmation": "dpop" if trail.proof is not None else "none",
             "attester": trail.attested.attester,
@@ -247,7 +249,7 @@ class TokenIssuer:
         entities = self.prepared.of(policies, principal, audience)
         return policies.decide(Request(principal.uid, "exchange", audience.uid, context), entities), context
 
-    def _instance(self, trail: _Trail, principal: Principal) -> Instance | None:
+    def _instance(self, trail: Trail, principal: Principal) -> Instance | None:
         if trail.proof is None or not isinstance(principal, Agent):
             return None
         known = self.instances.find(principal.id, trail.proof.jkt)
@@ -258,7 +260,7 @@ class TokenIssuer:
 
     async def _release(
         self,
-        trail: _Trail,
+        trail: Trail,
         principal: Principal,
         created: bool,
         instance: Instance | None,
@@ -266,10 +268,12 @@ class TokenIssuer:
         decision: dict[str, object],
     ) -> Granted:
         new_agent = principal if created and isinstance(principal, Agent) else None
+        known_agent = self.directory.agents.get(principal.id)
         extended = self.instances.extended(instance, minted.claims.expires_at) if instance is not None else None
 
         def change(session: Session) -> None:
             if new_agent is not None:
+                _check_unmoved(session, new_agent.id, known_agent, decision["set"])
                 agents.store(session, new_agent, now=trail.at)
             if extended is not None:
                 instances.store(session, extended)
@@ -282,7 +286,7 @@ class TokenIssuer:
             instance=minted.claims.instance or "",
             expires_at_ms=minted.claims.expires_at * 1000,
         )
-        events = (issued,) if new_agent is None else (_enrolled(trail, new_agent), issued)
+        events = (issued,) if new_agent is None else (trail.enrolment(new_agent), issued)
         needed = new_agent is not None or extended is not None
         receipt = await self.audit.record(Step(events, trail.claims, change if needed else None))
         if new_agent is not None:
@@ -292,7 +296,7 @@ class TokenIssuer:
         token_type = "Bearer" if trail.proof is None else "DPoP"
         return Granted(minted.token, token_type, self.rules.lifetime_s, receipt.indices[-1])
 
-    async def _record_refusal(self, trail: _Trail, refusal: Refused) -> None:
+    async def _record_refusal(self, trail: Trail, refusal: BrokerError) -> None:
         decision: dict[str, object] = {
             "outcome": "deny",
             "reason": refusal.reason,
@@ -306,21 +310,23 @@ class TokenIssuer:
             await self.audit.record(Step((event,)))
 
 
+def _check_unmoved(session: Session, id: str, known: Agent | None, decided_by: object) -> None:
+    """Inside the durable step: the agent is stored as it was known, and the set that decided is in force.
+
+    Raises:
+        _Moved: another step came first; deciding anew sees what it did.
+    """
+    row, in_force = session.get(AgentRow, id), session.get(ActivePolicyRow, 1)
+    stored = agents.load(row) if row is not None else None
+    if stored != known or in_force is None or in_force.hash != decided_by:
+        raise _Moved(stored)
+
+
 def _from_rule(enrolled: Enrolled, *, status: str = "active") -> Agent:
     return Agent(enrolled.agent, "agent", enrolled.owner, enrolled.purpose, enrolled.ceiling, status, enrolled.fixed_by)
 
 
-def _enrolled(trail: _Trail, agent: Agent) -> Event:
-    return trail.event(
-        Kind.AGENT_ENROLLED,
-        {"outcome": "permit", "policies": [agent.enrolled_by]},
-        owner=agent.owner,
-        purpose=agent.purpose,
-        ceiling=sorted(agent.ceiling),
-    )
-
-
-def _already_used(key: str) -> Refused:
+def _already_used(key: str, grant_type: str) -> Refused:
     if key.startswith("proof:"):
         return InvalidDpopProof(
             "This DPoP proof was used before. Make a new one for every request.", reason="replayed_proof"
@@ -330,7 +336,8 @@ def _already_used(key: str) -> Refused:
             "This evidence is bound to another key, or was used already. Get new evidence for this instance.",
             reason="replayed_evidence",
         )
-    return InvalidRequest("This assertion was used before. Sign a new one with a new jti.", reason="replayed_evidence")
+    refusal = InvalidClient if grant_type == CLIENT_CREDENTIALS else InvalidRequest  # RFC 7521 §4.2.1, RFC 8693 §2.2.2
+    return refusal("This assertion was used before. Sign a new one with a new jti.", reason="replayed_evidence")
 
 
 def _described(decision: Decision, inputs: dict[str, object]) -> dict[str, object]:

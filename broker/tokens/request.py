@@ -77,7 +77,7 @@ def parse(body: bytes, *, proofs: Sequence[str], source: str, request_id: str) -
         raise UnsupportedGrantType(f"This grant is not offered. Use {TOKEN_EXCHANGE} or {CLIENT_CREDENTIALS}.")
     if fields.get("client_secret"):
         raise InvalidRequest("Shared secrets are not accepted. Authenticate with private_key_jwt.")
-    if fields.get("actor_token"):
+    if fields.get("actor_token") or fields.get("actor_token_type"):
         raise InvalidRequest("actor_token is not taken yet: an agent asks for itself with its own evidence.")
     assertion = fields.get("client_assertion", "")
     if assertion and fields.get("client_assertion_type") != JWT_BEARER_ASSERTION:

@@ -6,6 +6,7 @@ it. Tokens then come from `/token` like everybody's, by an assertion that this k
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,8 @@ from broker.clock import Clock
 from broker.entropy import Entropy
 from broker.errors import AccessDenied, InvalidDpopProof, Refused
 from broker.formats import dpop
-from broker.identity import operators
+from broker.formats.dpop import Proof
+from broker.identity import agents, operators
 from broker.identity.directory import Directory
 from broker.identity.operators import Operator, OperatorRow
 from broker.tokens import replay
@@ -27,7 +29,6 @@ from broker.tokens.replay import ReplayMemory
 
 PATH = "/login"
 FIRST_ADMIN = "admin"
-_MAX_KEYS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,13 @@ class SignIn:
         Whoever starts the broker owns its data; the link gives that person the roles of an admin and an auditor.
         """
         now = self.clock.now()
-        known = self.directory.operators.get(name) or Operator(name, operators.ROLES)
 
-        def change(session: Session) -> str:
-            operators.store(session, known, now=now)
-            return operators.new_link(session, name, now=now, entropy=self.entropy, loopback_only=True)
+        def change(session: Session) -> tuple[str, Operator]:
+            row = session.get(OperatorRow, name)
+            operator = operators.load(row) if row is not None else Operator(name, operators.ROLES)
+            if row is None:
+                operators.store(session, operator, now=now)
+            return operators.new_link(session, name, now=now, entropy=self.entropy, loopback_only=True), operator
 
         event = Event(
             Kind.LINK_ISSUED,
@@ -63,62 +66,79 @@ class SignIn:
             remedy={"operator": name, "lifetime_s": operators.LINK_LIFETIME_S},
         )
         receipt = await self.audit.record(Step((event,), change=change))
-        self.directory.operators[name] = known
-        return f"{self.rules.issuer}{PATH}#{receipt.result}"
+        assert isinstance(receipt.result, tuple)
+        code, operator = receipt.result
+        self.directory.operators[name] = operator
+        return f"{self.rules.issuer}{PATH}#{code}"
 
     async def spend(
         self, code: str, *, proofs: Sequence[str], source: str, from_loopback: bool, request_id: str
     ) -> Operator:
         """Spends a link: the key that made the proof becomes a key of the link's operator.
 
+        A code that is good proves something: from there on a refusal is recorded, before that it is counted.
+
         Raises:
             InvalidDpopProof: no proof, or one that does not fit.
-            AccessDenied: the link is unknown, used, too old, or for another machine.
+            AccessDenied: the link is unknown, used, too old, or for another machine; or its operator is not active.
         """
         now = self.clock.now()
         try:
-            if len(proofs) != 1:
-                raise InvalidDpopProof("Send one DPoP header that proves the key to register.")
-            proof = dpop.verify(
-                proofs[0],
-                method="POST",
-                url=self.rules.issuer + PATH,
-                now=now,
-                window_s=self.rules.dpop_window_s,
-                access_token=None,
-            )
-            claim = replay.proof_claim(proof.jkt, proof.jti, iat=proof.iat, window_s=self.rules.dpop_window_s)
-            if not self.replay.claim(claim, now):
-                raise InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof")
-
-            def change(session: Session) -> Operator:
-                name = operators.spend_link(session, code, now=now, from_loopback=from_loopback)
-                row = session.get(OperatorRow, name)
-                if row is None or row.status != "active":
-                    raise AccessDenied("This operator is not active. Ask another admin.")
-                known = operators.load(row)
-                others = tuple(key for key in known.keys if key.thumbprint != proof.jkt)
-                operator = replace(known, keys=(*others, proof.public)[-_MAX_KEYS:])
-                operators.store(session, operator, now=now)
-                return operator
-
-            event = Event(
-                Kind.OPERATOR_SIGNED_IN,
-                agent="broker",
-                at=now,
-                request_id=request_id,
-                who={"thumbprint": proof.jkt},
-                what={"action": "sign_in"},
-                decision={"outcome": "permit"},
-                request={"source": source},
-            )
-            receipt = await self.audit.record(Step((event,), (claim,), change))
-        except ClaimTaken:
-            raise InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof") from None
+            proof = self._proved(proofs, now)
+            name = await asyncio.to_thread(self.directory.link_owner, code, now=now, from_loopback=from_loopback)
         except Refused as refusal:
             self.refusals.count(source, refusal.reason, now)
             raise
-        operator = receipt.result
-        assert isinstance(operator, Operator)
-        self.directory.operators[operator.name] = operator
-        return operator
+
+        def change(session: Session) -> Operator:
+            operators.spend_link(session, code, now=now, from_loopback=from_loopback)
+            row = session.get(OperatorRow, name)
+            if row is None or row.status != "active":
+                raise AccessDenied("This operator is not active. Ask another admin.", reason="inactive_operator")
+            known = operators.load(row)
+            others = tuple(key for key in known.keys if key.thumbprint != proof.jkt)
+            operator = replace(known, keys=(*others, proof.public)[-agents.MAX_KEYS :])
+            operators.store(session, operator, now=now)
+            return operator
+
+        def event(kind: Kind, decision: dict[str, object]) -> Event:
+            return Event(
+                kind,
+                agent=operators.PREFIX + name,
+                at=now,
+                request_id=request_id,
+                who={"agent": operators.PREFIX + name, "thumbprint": proof.jkt},
+                what={"action": "sign_in"},
+                decision=decision,
+                request={"source": source},
+            )
+
+        claim = replay.proof_claim(proof.jkt, proof.jti, iat=proof.iat, window_s=self.rules.dpop_window_s)
+        signed_in = event(Kind.OPERATOR_SIGNED_IN, {"outcome": "permit"})
+        refused: Refused
+        try:
+            receipt = await self.audit.record(Step((signed_in,), (claim,), change))
+        except ClaimTaken:
+            refused = InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof")
+        except Refused as error:
+            refused = error
+        else:
+            operator = receipt.result
+            assert isinstance(operator, Operator)
+            self.directory.operators[operator.name] = operator
+            return operator
+        why: dict[str, object] = {"outcome": "deny", "reason": refused.reason, "why": refused.detail}
+        await self.audit.record(Step((event(Kind.OPERATOR_REFUSED, why),)))
+        raise refused
+
+    def _proved(self, proofs: Sequence[str], now: float) -> Proof:
+        if len(proofs) != 1:
+            raise InvalidDpopProof("Send one DPoP header that proves the key to register.")
+        return dpop.verify(
+            proofs[0],
+            method="POST",
+            url=self.rules.issuer + PATH,
+            now=now,
+            window_s=self.rules.dpop_window_s,
+            access_token=None,
+        )

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from broker.assembly import Broker
 from broker.errors import BrokerError, InvalidRequest
 from broker.web import api, asgi, errors, gateway, oauth
-from broker.web.asgi import Handler, Receive, Scope, Send
+from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
 from broker.web.log import public_log
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
@@ -65,8 +65,9 @@ class App:
                 send, 200 if ready else 503, [(b"content-type", b"text/plain")], b"ok\n" if ready else b"full\n"
             )
         else:
-            scope.setdefault("state", {})["request_id"] = self._broker.new_request_id()
-            await self._rest(scope, receive, send)
+            request_id = self._broker.new_request_id()
+            scope.setdefault("state", {})["request_id"] = request_id
+            await self._rest(scope, receive, asgi.stamped(send, request_id))
 
 
 def _fastapi(broker: Broker, running: Running) -> FastAPI:
@@ -76,16 +77,24 @@ def _fastapi(broker: Broker, running: Running) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="broker", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
+        title="broker",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        redirect_slashes=False,  # a redirect would send the client to whatever the Host header says
     )
     app.state.broker = broker
     app.include_router(api.router())
 
-    def shown(request: Request, error: Exception) -> Response:
-        answer = errors.problem(error, request.state.request_id, f"{broker.rules.issuer}/api/v1")
+    def response_of(answer: errors.Shown) -> Response:
         response = Response(answer.body, answer.status)
         response.raw_headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
         return response
+
+    def shown(request: Request, error: Exception) -> Response:
+        return response_of(errors.problem(error, request.state.request_id, f"{broker.rules.issuer}/api/v1"))
 
     async def known(request: Request, error: Exception) -> Response:
         return shown(request, error)
@@ -98,11 +107,15 @@ def _fastapi(broker: Broker, running: Running) -> FastAPI:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return Response(status_code=error.status_code, headers=dict(error.headers or {}))
+        return response_of(errors.plain_problem(error.status_code, request.state.request_id, error.headers or {}))
+
+    async def left(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=400)  # nobody reads it
 
     app.add_exception_handler(BrokerError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(ClientLeft, left)
     app.add_exception_handler(Exception, known)
     _document_hot_routes(app)
     return app

@@ -69,13 +69,30 @@ def presented(scope: Scope) -> Presented:
 
 
 def source(scope: Scope, trusted_proxy: str | None) -> str:
-    """The client's address: the socket's, or what the one named proxy says of it (its last X-Forwarded-For)."""
+    """The client's address: the socket's, or what the one named proxy says of it (its last X-Forwarded-For).
+
+    A request of the proxy that says nothing comes from nobody knows where, and never from the proxy's own machine.
+    """
     client = scope.get("client")
     address = str(client[0]) if client else "unknown"
     if trusted_proxy is not None and address == trusted_proxy:
         forwarded = ",".join(values(scope, b"x-forwarded-for")).rpartition(",")[2].strip()
-        return forwarded[:64] or address
+        return forwarded[:64] or "unknown"
     return address
+
+
+def stamped(send: Send, request_id: str) -> Send:
+    """Sends answers that no cache keeps and that carry the request's id, unless they say otherwise themselves."""
+
+    async def send_stamped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", ()))
+            said = {name.lower() for name, _ in headers}
+            stamps = ((b"cache-control", b"no-store"), (b"x-request-id", request_id.encode()))
+            message["headers"] = [*headers, *(stamp for stamp in stamps if stamp[0] not in said)]
+        await send(message)
+
+    return send_stamped
 
 
 async def send_bytes(send: Send, status: int, headers: Headers, body: bytes) -> None:

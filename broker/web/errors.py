@@ -6,7 +6,9 @@ What the table does not know is 500 with no detail outside and all of it in the 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import orjson
 
@@ -116,6 +118,14 @@ def problem(error: BaseException, request_id: str, resource: str) -> Shown:
         }
     )
     return Shown(status, [*headers, (b"content-type", b"application/problem+json")], body)
+
+
+def plain_problem(status: int, request_id: str, headers: Mapping[str, str]) -> Shown:
+    """A problem document for what the routing itself says: no such path, no such method there."""
+    title = HTTPStatus(status).phrase
+    body = orjson.dumps({"type": "about:blank", "title": title, "status": status, "request_id": request_id})
+    said = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    return Shown(status, [*said, (b"content-type", b"application/problem+json")], body)
 
 
 def provider_format(error: BaseException, request_id: str, resource: str) -> Shown:

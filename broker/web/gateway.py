@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from broker.assembly import Broker
-from broker.errors import BrokerError, InvalidRequest
+from broker.errors import InvalidRequest
 from broker.gateway import openai_wire
 from broker.gateway.calls import Admitted, Answer, IncomingCall
 from broker.web import asgi, errors
@@ -24,17 +24,15 @@ def call(broker: Broker, *, wire: str, operation: str) -> Handler:
         request_id = broker.new_request_id()
         source = asgi.source(scope, proxy)
         sender = _Sender(send, request_id)
+
+        async def read() -> bytes:
+            if scope.get("query_string"):
+                raise InvalidRequest("Query parameters are not forwarded. Leave them out.")
+            return await asgi.read_body(scope, receive, max_bytes=max_bytes, timeout_s=_BODY_TIMEOUT_S)
+
+        headers = tuple(scope["headers"])  # as they came: what trails the body adds to the list in the scope
+        incoming = IncomingCall(asgi.presented(scope), wire, operation, audience, headers, read, source, request_id)
         try:
-            try:
-                if scope.get("query_string"):
-                    raise InvalidRequest("Query parameters are not forwarded. Leave them out.")
-                body = await asgi.read_body(scope, receive, max_bytes=max_bytes, timeout_s=_BODY_TIMEOUT_S)
-            except BrokerError as refusal:
-                broker.refusals.count(source, refusal.reason, broker.clock.now())
-                raise
-            incoming = IncomingCall(
-                asgi.presented(scope), wire, operation, audience, scope["headers"], body, source, request_id
-            )
             admitted = await broker.gateway.admit(incoming)
             sender.record = admitted.record
             relay = asyncio.create_task(_relay(broker, admitted, sender))

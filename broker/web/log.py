@@ -6,11 +6,11 @@ import asyncio
 import re
 
 from broker.assembly import Broker
-from broker.errors import BrokerError, NotFound
+from broker.errors import NotFound
 from broker.web import asgi, errors
 from broker.web.asgi import Handler, Receive, Scope, Send
 
-_TILE = re.compile(r"/log/tile/([0-9]{1,2})/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([0-9]{1,3}))?")
+_TILE = re.compile(r"/log/tile/(0|[1-9][0-9]?)/((?!x000/)(?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
 _FULL = 256
 
 
@@ -27,7 +27,7 @@ def public_log(broker: Broker) -> Handler:
                 return
             level, n, width = _tile(path)
             data = await asyncio.to_thread(broker.tree.tile, level, n, width)
-        except BrokerError as error:
+        except Exception as error:  # noqa: BLE001  the one table decides what is shown
             await asgi.send_shown(send, errors.problem(error, broker.new_request_id(), broker.rules.issuer))
             return
         headers = [
@@ -40,12 +40,12 @@ def public_log(broker: Broker) -> Handler:
 
 
 def _tile(path: str) -> tuple[int, int, int]:
-    """Level, index and width of a tile's path; the index is written in groups of three digits."""
+    """Level, index and width of a tile's path: the index in groups of three digits, each number in one spelling."""
     match = _TILE.fullmatch(path)
     if match is None:
         raise NotFound("There is no such tile. See C2SP tlog-tiles for the paths.")
     level, groups, width = match.groups()
     wide = int(width) if width is not None else _FULL
-    if not 0 < wide <= _FULL or (width is not None and wide == _FULL) or (len(level) > 1 and level[0] == "0"):
+    if width is not None and wide >= _FULL:
         raise NotFound("There is no such tile. See C2SP tlog-tiles for the paths.")
     return int(level), int(groups.replace("x", "").replace("/", "")), wide

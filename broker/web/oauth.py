@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 
 from broker.assembly import Broker
-from broker.errors import BrokerError, InvalidRequest, Malformed
+from broker.errors import BrokerError, InvalidClient, InvalidRequest, Malformed
 from broker.formats import canonical_json
 from broker.tokens import metadata, nonces
 from broker.tokens.request import ACCESS_TOKEN_TYPE, MAX_FORM_BYTES
@@ -25,6 +25,9 @@ def token_endpoint(broker: Broker) -> Handler:
         source = asgi.source(scope, proxy)
         try:
             try:
+                if asgi.header(scope, b"authorization") is not None:
+                    # RFC 6749 §2.3: one method a request; ours are in the body.
+                    raise InvalidClient("Authenticate with private_key_jwt in the body, without Authorization header.")
                 content_type = asgi.header(scope, b"content-type") or b""
                 if content_type.partition(b";")[0].strip().lower() != _FORM:
                     raise InvalidRequest("Send the parameters as application/x-www-form-urlencoded.")
@@ -69,15 +72,12 @@ def sign_in(broker: Broker) -> Handler:
         try:
             try:
                 body = await asgi.read_body(scope, receive, max_bytes=4096, timeout_s=_BODY_TIMEOUT_S)
+                code = _code(body)
             except ClientLeft:
                 return
-            try:
-                members = canonical_json.parse(body)
-            except Malformed as error:
-                raise InvalidRequest("Send a JSON object with the link's `code`.") from error
-            code = members.get("code") if isinstance(members, dict) else None
-            if not isinstance(code, str) or not 0 < len(code) <= 200:
-                raise InvalidRequest("Send a JSON object with the link's `code`.")
+            except BrokerError as refusal:
+                broker.refusals.count(source, refusal.reason, broker.clock.now())
+                raise
             operator = await broker.sign_in.spend(
                 code,
                 proofs=asgi.values(scope, b"dpop"),
@@ -93,6 +93,17 @@ def sign_in(broker: Broker) -> Handler:
         await asgi.send_bytes(send, 200, headers, orjson.dumps(document))
 
     return answer
+
+
+def _code(body: bytes) -> str:
+    try:
+        members = canonical_json.parse(body)
+    except Malformed as error:
+        raise InvalidRequest("Send a JSON object with the link's `code`.") from error
+    code = members.get("code") if isinstance(members, dict) else None
+    if not isinstance(code, str) or not 0 < len(code) <= 200:
+        raise InvalidRequest("Send a JSON object with the link's `code`.")
+    return code
 
 
 def published(broker: Broker) -> dict[str, bytes]:

@@ -93,4 +93,4 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
     import broker.client
 
     with pytest.raises(AttributeError, match="NoSuchThing"):
-        broker.client.NoSuchThing  # noqa: B018
+        broker.client.NoSuchThing  # noqa: B018  the access is the act

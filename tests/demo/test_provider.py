@@ -154,8 +154,32 @@ async def test_it_sends_a_huge_chunk_on_demand(provider: StandInProvider) -> Non
 
 async def test_it_notices_a_client_that_leaves(provider: StandInProvider) -> None:
     """A client that goes away in the middle is seen at once."""
-    body = {"model": "slow", "messages": MESSAGES}
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await _post(provider, body)
-    await asyncio.wait_for(provider.left.wait(), 5)
+    asking = asyncio.create_task(_post(provider, {"model": "slow", "messages": MESSAGES}))
+    await asyncio.wait_for(provider.arrived.wait(), 10)
+    assert not provider.left.is_set()
+    asking.cancel()
+    await asyncio.wait_for(provider.left.wait(), 10)
+
+
+async def test_it_holds_a_stream_back_on_demand() -> None:
+    """The first word is here while the rest waits; it goes on once it is let."""
+    holding = StandInProvider(clock=FakeClock(), entropy=system_entropy, hold=True)
+    body = {"model": MODELS[0], "messages": MESSAGES, "stream": True}
+    async with (
+        holding as provider,
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {provider.key}"}) as http,
+        http.stream("POST", f"{provider.base_url}/chat/completions", json=body) as answer,
+    ):
+        read = b""
+        async for chunk in answer.aiter_bytes():
+            read += chunk
+            if b"one " in read and b"two " not in read:
+                assert provider.holding
+                provider.holding = False
+        assert b"three " in read
+
+
+async def test_it_leaks_its_key_on_demand(provider: StandInProvider) -> None:
+    """The answer is the key, for tests of who gets to see it."""
+    answer = await _post(provider, {"model": "leak-key", "messages": MESSAGES})
+    assert answer.json()["choices"][0]["message"]["content"] == provider.key

@@ -272,7 +272,8 @@ def strange_signatures(v: Verifier) -> Iterable[str]:
     for signature in (
         b"", bytes(64), bytes(32) + s, r + bytes(32), order + s, r + order, order + order, one + one, b"\xff" * 64,
         s + r, good[:-1], good[1:], good + b"\x00",
-        b"\x00" + good, bytes(1) + r + bytes(1) + s, good * 2, encode_dss_signature(r_number, s_number),
+        b"\x00" + good, r + bytes(1) + s, bytes(1) + r + bytes(1) + s, good * 2,
+        encode_dss_signature(r_number, s_number),
         raw_signature(signing_input + "x", p256()),
         raw_signature(signing_input, p256("attacker")), hashlib.sha256(signing_input.encode()).digest() * 2, bytes(96),
         bytes(132),

@@ -181,7 +181,8 @@ def test_a_set_that_cannot_be_trusted_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_keys_without_a_kid_share_a_set() -> None:
-    """Two keys without a name are no conflict."""
+    """Keys without a name are no conflict, up to the hundred that a set may hold."""
+    assert len(jwk.parse_set({"keys": [ec_members()] * 100})) == 100
     assert len(jwk.parse_set({"keys": [ec_members(), members(ed25519().public_key())]})) == 2
 
 

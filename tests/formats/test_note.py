@@ -104,6 +104,7 @@ def test_at_least_sixteen_signatures_are_taken_and_endless_ones_refused() -> Non
         GO_NOTE.replace("=\n", "\n"),
         GO_NOTE.replace("If", "I\x07f"), GO_NOTE.replace("If", "\tIf"), GO_NOTE.replace("If", "I\rf"),
         GO_NOTE.replace("If", "\ud800"),
+        GO_NOTE + "a eDhnbwA=\n", GO_NOTE + "— a\n", GO_NOTE + "— a AAAAAA==\n", GO_NOTE + "— a eDhn\n",
         f"{GO_TEXT}\n— Peter+Neumann eDhnbwA=\n", f"{GO_TEXT}\n—  eDhnbwA=\n", f"{GO_TEXT}\n— a eDhn\n",
         f"{GO_TEXT}\n— a AAAA\n",
     ],

@@ -83,6 +83,20 @@ def test_an_entry_takes_only_what_needs_no_escape(kind: str, tag: str, seq: int,
         record.entry(kind, tag, seq, root)
 
 
+def test_bounds_of_an_entry_are_taken() -> None:
+    """The longest kind and tag, the largest number, and no agent at all."""
+    longest = record.Entry("K" * 64, "t" * 128, 2**53 - 1, ROOT)
+    for found in (longest, record.Entry("K", "", 0, ROOT)):
+        assert record.parse_entry(record.entry(found.kind, found.agent_tag, found.seq, found.root)) == found
+
+
+@pytest.mark.parametrize("size", [0, 192, 223, 225, 256])
+def test_a_root_needs_all_commitments(size: int) -> None:
+    """Seven times 32 bytes and nothing else."""
+    with pytest.raises(Malformed):
+        record.groups_root(bytes(size))
+
+
 ENTRY = record.entry("Kind", "t", 1, ROOT)
 
 

@@ -191,7 +191,7 @@ async def test_a_body_that_drips_is_out_of_time(door: MakeDoor) -> None:
 
     async with Upstream(dripping) as upstream:
         with pytest.raises(OutboundFailed) as caught:
-            await asyncio.wait_for(door(upstream.exception).fetch_json(f"{upstream.origin}/", timeout_s=0.05), 5)
+            await asyncio.wait_for(door(upstream.exception).fetch_json(f"{upstream.origin}/", timeout_s=0.3), 5)
         assert caught.value.reason == "outbound_timeout"
 
 
@@ -410,7 +410,7 @@ async def test_a_dripping_head_is_out_of_time(door: MakeDoor) -> None:
     async with Upstream(dripping) as upstream:
         with pytest.raises(OutboundFailed) as caught:
             async with door(upstream.exception).open_stream(
-                "POST", f"{upstream.origin}/", [], b"", connect_timeout_s=0.05, first_byte_timeout_s=0.05
+                "POST", f"{upstream.origin}/", [], b"", connect_timeout_s=0.3, first_byte_timeout_s=0.05
             ):
                 pass
         assert caught.value.reason == "outbound_timeout"
@@ -426,7 +426,7 @@ async def test_a_stalled_stream_is_out_of_time(door: MakeDoor) -> None:
 
     async with Upstream(stalling) as upstream:
         async with door(upstream.exception).open_stream(
-            "POST", f"{upstream.origin}/", [], b"", first_byte_timeout_s=60, idle_timeout_s=0.05
+            "POST", f"{upstream.origin}/", [], b"", first_byte_timeout_s=60, idle_timeout_s=0.2
         ) as answer:
             chunks = aiter(answer.chunks)
             assert await anext(chunks) == b"one"
@@ -439,7 +439,7 @@ async def test_a_stream_has_a_total_limit_where_one_is_given(door: MakeDoor) -> 
     """A stream that never pauses ends at its total limit."""
     async with Upstream(_endless_chunks) as upstream:
         async with door(upstream.exception).open_stream(
-            "POST", f"{upstream.origin}/", [], b"", total_timeout_s=0.05
+            "POST", f"{upstream.origin}/", [], b"", total_timeout_s=0.3
         ) as answer:
             with pytest.raises(OutboundFailed) as caught:
                 await _drained(answer)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -23,15 +24,23 @@ from broker.identity.attesters.attester import Attested, Attester
 from broker.outbound import Outbound
 from broker.policy.request import Entity
 
+log = logging.getLogger(__name__)
+
 _KEEP_S = 600
 _RETRY_S = 30
+_FIRST_RETRY_S = 5
 _STALE_S = 3600
-_MAX_TAGS = 64
+_MAX_CLAIMS = 64
+_MAX_ITEMS = 256
 _MAX_TEXT = 1024
+_KEYS_CHANGED = frozenset({"unknown_key", "invalid_signature"})
+"""Refusals that newer keys of the issuer could turn; no other makes us ask for them."""
 
 
 @dataclass(slots=True)
 class _Fetched:
+    """What is known of an issuer's keys; `keys` is empty until they could be had once."""
+
     keys: tuple[PublicKey, ...]
     at: float
     tried_at: float
@@ -61,8 +70,8 @@ class OidcVerifier:
         keys = attester.jwks or await self._keys(attester, fresh=False)
         try:
             claims = self._checked(token, attester, keys)
-        except EvidenceRejected:
-            if attester.jwks:
+        except EvidenceRejected as refusal:
+            if attester.jwks or refusal.reason not in _KEYS_CHANGED:
                 raise
             renewed = await self._keys(attester, fresh=True)
             if renewed is keys:
@@ -82,33 +91,29 @@ class OidcVerifier:
         )
 
     async def _keys(self, attester: Attester, *, fresh: bool) -> tuple[PublicKey, ...]:
-        """The issuer's keys; `fresh` asks again, but no more often than every half minute, whoever asks."""
-        source = f"{attester.issuer} {attester.jwks_uri}"
-        async with self._locks.setdefault(source, asyncio.Lock()):
-            now = self._clock.monotonic()
-            known = self._fetched.get(source)
-            if known is not None:
-                wanted = fresh or now - known.at > _KEEP_S
-                if not wanted or now - known.tried_at < _RETRY_S:
-                    return self._usable(known, now)
-                known.tried_at = now
-            try:
-                keys = await self._fetch(attester)
-            except (OutboundFailed, OutboundRefused) as error:
-                if known is None:
-                    raise Unavailable(
-                        f"The keys of the attester {attester.name} cannot be fetched: {error.detail}"
-                    ) from error
-                return self._usable(known, now)
-            self._fetched[source] = _Fetched(keys, now, now)
-            return keys
+        """The issuer's keys; `fresh` asks again, but no more often than every half minute, whoever asks.
 
-    @staticmethod
-    def _usable(known: _Fetched, now: float) -> tuple[PublicKey, ...]:
-        """Keys older than an hour are not used, however long the issuer is out of reach. Fails closed."""
-        if now - known.at > _STALE_S:
-            raise Unavailable("The issuer's keys are too old and cannot be fetched anew at the moment.")
-        return known.keys
+        While somebody asks, the keys we have serve everybody else: a slow issuer holds up nobody.
+        """
+        source = f"{attester.issuer} {attester.jwks_uri}"
+        lock = self._locks.setdefault(source, asyncio.Lock())
+        known = self._fetched.get(source)
+        if known is not None and not fresh:
+            now = self._clock.monotonic()
+            if known.keys and (now - known.at <= _KEEP_S or lock.locked()):
+                return _usable(known, now)
+        async with lock:
+            now = self._clock.monotonic()
+            known = self._fetched.setdefault(source, _Fetched((), now, -_RETRY_S))
+            wanted = fresh or not known.keys or now - known.at > _KEEP_S
+            if not wanted or now - known.tried_at < (_RETRY_S if known.keys else _FIRST_RETRY_S):
+                return _usable(known, now)
+            known.tried_at = now
+            try:
+                known.keys, known.at = await self._fetch(attester), now
+            except (OutboundFailed, OutboundRefused) as error:
+                log.warning("the keys of the attester %s cannot be fetched: %s", attester.name, error.detail)
+            return _usable(known, now)
 
     async def _fetch(self, attester: Attester) -> tuple[PublicKey, ...]:
         jwks_uri = attester.jwks_uri
@@ -131,6 +136,13 @@ class OidcVerifier:
         return keys
 
 
+def _usable(known: _Fetched, now: float) -> tuple[PublicKey, ...]:
+    """Keys older than an hour are not used, however long the issuer is out of reach. Fails closed."""
+    if not known.keys or now - known.at > _STALE_S:
+        raise Unavailable("The issuer's keys cannot be fetched at the moment; the broker's log says why. Try again.")
+    return known.keys
+
+
 def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> Attested:
     """Turns verified claims into what policies see.
 
@@ -138,7 +150,7 @@ def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> At
     an object is named by its path, `/` and `~` in names escaped as in RFC 6901.
 
     Raises:
-        EvidenceRejected: no subject, or more claims than a rule could ever need.
+        EvidenceRejected: no subject, or more, or longer, claims than a rule could ever need.
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255:
@@ -147,6 +159,8 @@ def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> At
     lists: dict[str, object] = {}
     _flatten(claims, "", tags, lists)
     digest = hashlib.sha256(token.encode()).hexdigest()
+    # What was signed names the evidence, not the whole text: of an ECDSA signature anybody can make a second one.
+    signed = hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
     expires_at = claims["exp"]
     assert isinstance(expires_at, int | float)
     return Attested(
@@ -156,22 +170,35 @@ def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> At
         principal=Entity(("OidcEvidence", digest), {"issuer": attester.issuer, "subject": subject}, tags=tags),
         lists=Entity(("ListClaims", digest), {}, tags=lists),
         digest=digest,
-        replay_key=f"evidence:{digest}",
+        replay_key=f"evidence:{signed}",
         expires_at=float(expires_at),
         one_use=attester.one_use,
     )
 
 
 def _flatten(claims: Mapping[str, object], path: str, tags: dict[str, object], lists: dict[str, object]) -> None:
+    """Nothing that a policy might look for is cut short: a forbid would no longer find it. Fails closed."""
     for name, value in claims.items():
         key = path + name.replace("~", "~0").replace("/", "~1")
         if isinstance(value, Mapping):
             _flatten(value, key + "/", tags, lists)
         elif isinstance(value, bool):
             tags[key] = "true" if value else "false"
-        elif isinstance(value, str | int) and len(str(value)) <= _MAX_TEXT:
-            tags[key] = str(value)
+        elif isinstance(value, str | int):
+            tags[key] = _bounded(key, str(value))
         elif isinstance(value, list):
-            lists[key] = [item for item in value if isinstance(item, str) and len(item) <= _MAX_TEXT][:_MAX_TAGS]
-        if len(tags) + len(lists) > _MAX_TAGS:
-            raise EvidenceRejected(f"The evidence carries more than {_MAX_TAGS} claims.")
+            if len(value) > _MAX_ITEMS:
+                raise _too_much(f"The claim {key!r} lists more than {_MAX_ITEMS} items.")
+            lists[key] = [_bounded(key, item) for item in value if isinstance(item, str)]
+        if len(tags) + len(lists) > _MAX_CLAIMS:
+            raise _too_much(f"The evidence carries more than {_MAX_CLAIMS} claims.")
+
+
+def _bounded(key: str, text: str) -> str:
+    if len(text) > _MAX_TEXT:
+        raise _too_much(f"The claim {key!r} is longer than {_MAX_TEXT} characters.")
+    return text
+
+
+def _too_much(detail: str) -> EvidenceRejected:
+    return EvidenceRejected(f"{detail} Have the platform leave out what no rule needs.", reason="too_many_claims")

@@ -32,12 +32,14 @@ class Allowed:
     async def __call__(self, request: Request) -> Operator:
         """The operator; any refusal is raised before the route runs."""
         broker = broker_of(request)
-        return await broker.operators.admit(
+        request.state.operator = await broker.operators.admit(
             asgi.presented(request.scope),
             self.action,
             source=asgi.source(request.scope, broker.settings.server.trusted_proxy),
             request_id=request_id_of(request),
         )
+        operator: Operator = request.state.operator
+        return operator
 
 
 TheBroker = Annotated[Broker, Depends(broker_of)]

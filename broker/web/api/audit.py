@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from broker.audit import trail
 from broker.web.api.access import Auditor, TheBroker
 
 router = APIRouter(tags=["audit"], prefix="/audit")
+
+_MAX = 2**63 - 1
+Index = Annotated[int, Path(ge=0, le=_MAX)]
+Milliseconds = Annotated[int | None, Query(ge=0, le=_MAX)]
 
 
 @router.get("/records")
@@ -21,9 +25,9 @@ async def search(
     outcome: str = "",
     model: str = "",
     request_id: str = "",
-    since_ms: int | None = None,
-    until_ms: int | None = None,
-    after: int | None = None,
+    since_ms: Milliseconds = None,
+    until_ms: Milliseconds = None,
+    after: Annotated[int | None, Query(ge=-1, le=_MAX)] = None,
     limit: Annotated[int, Query(ge=1, le=trail.MAX_PAGE)] = 50,
     oldest_first: bool = False,
 ) -> dict[str, Any]:
@@ -34,13 +38,13 @@ async def search(
 
 
 @router.get("/records/{index}")
-async def show(broker: TheBroker, _me: Auditor, index: int) -> dict[str, Any]:
+async def show(broker: TheBroker, _me: Auditor, index: Index) -> dict[str, Any]:
     """One record with its groups and its exact bytes."""
     return await broker.read(lambda session: trail.read(session, index))
 
 
 @router.get("/records/{index}/bundle")
-async def bundle(broker: TheBroker, _me: Auditor, index: int) -> Response:
+async def bundle(broker: TheBroker, _me: Auditor, index: Index) -> Response:
     """Everything that proves the record without us, as a file for `broker audit verify`."""
     data = await broker.read(lambda session: trail.bundle(session, broker.tree, index))
     return Response(data, media_type="application/json")

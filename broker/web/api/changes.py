@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.changes import proposals
+from broker.changes.plan import Difference
 from broker.changes.proposals import Outcome
 from broker.web.api.access import Approver, Container, Proposer, Reader, RequestId, TheBroker
+from broker.web.api.body import JsonBody
 
 router = APIRouter(tags=["changes"])
 
-Manifest = Annotated[dict[str, Any], Body(description="See `broker apply --help` for the format.")]
+_MANIFEST = JsonBody(dict[str, Any])
+Manifest = Annotated[dict[str, Any], Depends(_MANIFEST)]
 
 
 class Containment(BaseModel):
@@ -27,7 +31,10 @@ class Containment(BaseModel):
     why: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-@router.post("/changes")
+_CONTAINMENT = JsonBody(Containment)
+
+
+@router.post("/changes", openapi_extra=_MANIFEST.documented())
 async def propose(
     broker: TheBroker, me: Proposer, rid: RequestId, manifest: Manifest, dry_run: bool = False
 ) -> dict[str, Any]:
@@ -53,6 +60,22 @@ async def list_changes(broker: TheBroker, _me: Reader) -> dict[str, Any]:
     }
 
 
+@router.get("/changes/{id}")
+async def show_change(broker: TheBroker, _me: Reader, id: str) -> dict[str, Any]:
+    """One proposal with its manifest, and what approving it would change now; `stale` if nobody can approve it."""
+    proposal, plan = await broker.changes.preview(id)
+    return {
+        "id": proposal.id,
+        "proposed_by": proposal.proposed_by,
+        "proposed_at": proposal.proposed_at,
+        "status": proposal.status,
+        "decided_by": proposal.decided_by,
+        "stale": plan is None and proposal.status == "pending",
+        "manifest": proposal.manifest,
+        "differences": _described(plan.differences) if plan is not None else [],
+    }
+
+
 @router.post("/changes/{id}/approve")
 async def approve(broker: TheBroker, me: Approver, rid: RequestId, id: str) -> dict[str, Any]:
     """Approves and activates what another admin proposed."""
@@ -66,11 +89,17 @@ async def withdraw(broker: TheBroker, me: Proposer, rid: RequestId, id: str) -> 
     return {"id": id, "status": "withdrawn"}
 
 
-@router.post("/contain")
-async def contain(broker: TheBroker, me: Container, rid: RequestId, what: Containment) -> dict[str, Any]:
+@router.post("/contain", openapi_extra=_CONTAINMENT.documented())
+async def contain(
+    broker: TheBroker, me: Container, rid: RequestId, what: Annotated[Containment, Depends(_CONTAINMENT)]
+) -> dict[str, Any]:
     """Suspends, revokes or disables at once; needs one admin."""
     outcome = await broker.changes.contain(what.section, what.name, what.status, what.why, by=me, request_id=rid)
     return _shown(broker.rules.issuer, outcome)
+
+
+def _described(differences: Sequence[Difference]) -> list[dict[str, Any]]:
+    return [{"section": d.section, "name": d.name, "before": d.before, "after": d.after} for d in differences]
 
 
 def _shown(issuer: str, outcome: Outcome) -> dict[str, Any]:
@@ -78,8 +107,6 @@ def _shown(issuer: str, outcome: Outcome) -> dict[str, Any]:
         "id": outcome.id,
         "status": outcome.status,
         "record": outcome.record,
-        "differences": [
-            {"section": d.section, "name": d.name, "before": d.before, "after": d.after} for d in outcome.differences
-        ],
+        "differences": _described(outcome.differences),
         "sign_in_links": {name: f"{issuer}/login#{code}" for name, code in outcome.links.items()},
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.policy import active
 from broker.policy.shipped import PolicyFiles
 from broker.web.api.access import Reader, TheBroker
+from broker.web.api.body import JsonBody
 
 router = APIRouter(tags=["policies"])
 
@@ -35,6 +36,10 @@ class Question(BaseModel):
     operation: str = "chat.completions"
     stream: bool = False
     confirmation: str = "dpop"
+
+
+_DRAFT = JsonBody(Draft)
+_QUESTION = JsonBody(Question)
 
 
 @router.get("/policies")
@@ -63,16 +68,16 @@ async def show_version(broker: TheBroker, _me: Reader, hash: str) -> dict[str, A
     return {"hash": wanted, "schema": source.schema, "files": dict(source.files), "cases": dict(source.cases)}
 
 
-@router.post("/policies/check")
-async def check(broker: TheBroker, _me: Reader, draft: Draft) -> dict[str, Any]:
+@router.post("/policies/check", openapi_extra=_DRAFT.documented())
+async def check(broker: TheBroker, _me: Reader, draft: Annotated[Draft, Depends(_DRAFT)]) -> dict[str, Any]:
     """Validates a set and runs its cases; changes nothing."""
     schema = draft.schema_text if draft.schema_text is not None else broker.policies.source.schema
     checked = await asyncio.to_thread(active.check, PolicyFiles(schema, draft.files, draft.cases))
     return {"hash": checked.policies.hash, "policies": len(checked.policies.policies), "cases": checked.cases_run}
 
 
-@router.post("/policies/explain")
-async def explain(broker: TheBroker, _me: Reader, question: Question) -> dict[str, Any]:
+@router.post("/policies/explain", openapi_extra=_QUESTION.documented())
+async def explain(broker: TheBroker, _me: Reader, question: Annotated[Question, Depends(_QUESTION)]) -> dict[str, Any]:
     """Why a call is permitted or refused now."""
     return await asyncio.to_thread(
         broker.gateway.explain,

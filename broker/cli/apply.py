@@ -1,0 +1,180 @@
+"""`broker apply`: manifests, and the changes that wait for a second admin."""
+
+from __future__ import annotations
+
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from broker.cli import manifest_files
+from broker.cli.output import Json, print_json, print_table, refusing, say, utc
+
+commands = typer.Typer(
+    invoke_without_command=True,
+    help="""Makes the broker know what manifests describe: attesters, endpoints, agents, operators, policies.
+
+A manifest is YAML or JSON. What it does not mention stays as it is; applied again, it changes nothing. It may hold:
+
+    attesters:
+      github: {kind: oidc, issuer: https://ci.example, audience: https://broker.example}
+    endpoints:
+      openai: {base_url: https://api.openai.com/v1, secret: openai, models: [gpt-4o-mini]}
+    agents:
+      triage: {owner: team-support, purpose: sorts tickets, ceiling: [openai/gpt-4o-mini]}
+    operators:
+      ada: {roles: [admin, auditor]}
+    policies: {night.cedar: "the file's text, or null to remove it"}
+    cases: {night.yaml: "likewise"}
+
+Once there are two admins, one proposes what widens access and another approves it.
+
+Examples:
+
+    broker apply -f broker.yaml --dry-run
+    broker apply -f agents.yaml -f endpoints.yaml
+    render-manifest | broker apply -f -
+    broker apply approve 3f9a1c
+""",
+)
+
+
+class Section(StrEnum):
+    """What can be shown."""
+
+    ATTESTERS = "attesters"
+    ENDPOINTS = "endpoints"
+    AGENTS = "agents"
+    OPERATORS = "operators"
+
+
+Id = Annotated[str, typer.Argument(help="The change, as `broker apply list` names it; its beginning is enough.")]
+
+
+@commands.callback()
+def apply(
+    context: typer.Context,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "-f", help="A manifest; - is standard input. May be given several times.", metavar="FILE"
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show the difference, and change nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Proposes what manifests describe."""
+    if context.invoked_subcommand is not None:
+        if file or dry_run or json:
+            raise typer.BadParameter(f"write options after `{context.invoked_subcommand}`; -f does not go with it")
+        return
+    if not file:
+        raise typer.BadParameter("name a manifest, such as -f broker.yaml; - reads standard input", param_hint="--file")
+    with refusing(json):
+        from broker.cli import outcomes
+        from broker.cli.api import Api
+
+        document = manifest_files.read(file)
+        with Api() as api:
+            outcome = api.post("/changes", document, dry_run=dry_run)
+        given = " ".join(f"-f {shlex.quote(str(each))}" for each in file)
+        outcomes.show(outcome, json=json, again=f"broker apply {given} --dry-run")
+
+
+@commands.command()
+def show(
+    section: Annotated[Section | None, typer.Argument(help="Only this; everything unless given.")] = None,
+    json: Json = False,
+) -> None:
+    """Shows what is known now, in a manifest's words; keys appear as their thumbprints. Policies: `broker policy show`.
+
+    Example: `broker apply show endpoints`
+    """
+    with refusing(json):
+        from broker.cli.api import Api
+
+        known: dict[str, dict[str, Any]] = {}
+        with Api() as api:
+            for name in [section] if section is not None else Section:
+                pages = api.pages(f"/{name}", limit=None) if name is Section.AGENTS else [api.get(f"/{name}")]
+                known[name.value] = {
+                    item.get("name") or item["id"]: {k: v for k, v in item.items() if k not in ("name", "id")}
+                    for page in pages
+                    for item in page[name]
+                }
+        if json:
+            print_json(known)
+        else:
+            say(manifest_files.write(known).rstrip())
+
+
+@commands.command("list")
+def list_changes(
+    all: Annotated[bool, typer.Option("--all", help="Also what was decided.")] = False, json: Json = False
+) -> None:
+    """Lists the changes that wait for a second admin.
+
+    Example: `broker apply list`
+    """
+    with refusing(json):
+        found = [change for change in _changes() if all or change["status"] == "pending"]
+        if json:
+            print_json({"changes": found})
+            return
+        print_table(
+            ("id", "status", "proposed by", "at", "decided by"),
+            [(c["id"], c["status"], c["proposed_by"], utc(c["proposed_at"]), c["decided_by"]) for c in found],
+            empty="No change waits for approval.",
+        )
+
+
+@commands.command()
+def approve(id: Id, json: Json = False) -> None:
+    """Approves what another admin proposed, and puts it in force.
+
+    A change's name is the hash of its manifest and of the policies that it was made against. So
+    `broker apply -f FILE --dry-run` on the same manifest shows what it changes, under the same name.
+
+    Example: `broker apply approve 3f9a1c`
+    """
+    with refusing(json):
+        from broker.cli import outcomes
+        from broker.cli.api import Api
+
+        whole = _pending(id)
+        with Api() as api:
+            outcomes.show(api.post(f"/changes/{whole}/approve"), json=json)
+
+
+@commands.command()
+def withdraw(id: Id, json: Json = False) -> None:
+    """Withdraws your own proposal, or refuses another admin's.
+
+    Example: `broker apply withdraw 3f9a1c`
+    """
+    with refusing(json):
+        from broker.cli.api import Api
+
+        whole = _pending(id)
+        with Api() as api:
+            outcome = api.post(f"/changes/{whole}/withdraw")
+        if json:
+            print_json(outcome)
+        else:
+            say(f"The change {whole} is withdrawn.")
+
+
+def _changes() -> list[dict[str, Any]]:
+    from broker.cli.api import Api
+
+    with Api() as api:
+        found: list[dict[str, Any]] = api.get("/changes")["changes"]
+    return found
+
+
+def _pending(prefix: str) -> str:
+    from broker.cli.api import one_of
+
+    return one_of(prefix, [change["id"] for change in _changes() if change["status"] == "pending"], "pending changes")

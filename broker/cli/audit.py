@@ -1,0 +1,139 @@
+"""`broker audit`: search the trail and look at records; with `proofs`, all that an auditor does."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from broker.audit.events import Kind
+from broker.cli import proofs, record_view
+from broker.cli.output import Json, err, print_json, print_json_items, print_table, progress, refusing, say, utc
+
+if TYPE_CHECKING:
+    from broker.cli.api import Api
+
+commands = typer.Typer(
+    no_args_is_help=True,
+    help="""The audit log: search it, take proofs away, verify them offline.
+
+What a broker says about its own log is its claim. `verify` checks it with mathematics, under a key that you pinned.""",
+)
+
+
+class Outcome(StrEnum):
+    """How a decision came out."""
+
+    PERMIT = "permit"
+    DENY = "deny"
+
+
+_AGO = re.compile(r"(\d{1,6})([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@commands.command()
+def search(
+    agent: Annotated[str, typer.Option(help="Whose records: an agent, or operator:NAME.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="Records of this kind.", metavar="KIND")] = None,
+    outcome: Annotated[Outcome | None, typer.Option(help="How the decision came out.")] = None,
+    model: Annotated[str, typer.Option(help="Calls to this model: endpoint/model.")] = "",
+    request_id: Annotated[str, typer.Option(help="The records that one request left.")] = "",
+    since: Annotated[
+        str, typer.Option(help="Not before: 2026-11-23T09:30 (UTC), or 90m, 24h, 7d.", metavar="TIME")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Before this time, written likewise.", metavar="TIME")] = "",
+    after: Annotated[int | None, typer.Option(help="Go on after this index.", min=0)] = None,
+    limit: Annotated[int, typer.Option(help="At most so many records.", min=1)] = 50,
+    all: Annotated[bool, typer.Option("--all", help="Every record that fits, however many.")] = False,
+    oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Oldest first instead of newest first.")] = False,
+    json: Json = False,
+) -> None:
+    """Finds records, newest first.
+
+    Example: `broker audit search --agent nightly-summary --outcome deny --since 24h`
+    """
+    since_ms, until_ms = (_moment(text) if text else None for text in (since, until))
+    with refusing(json):
+        from broker.cli.api import Api
+
+        with Api() as api:
+            pages = api.pages(
+                "/audit/records",
+                limit=None if all else limit,
+                agent=agent,
+                kind=kind,
+                outcome=outcome,
+                model=model,
+                request_id=request_id,
+                since_ms=since_ms,
+                until_ms=until_ms,
+                after=after,
+                oldest_first=str(oldest_first).lower(),
+            )
+            following: dict[str, int | None] = {"next": None}
+            found = _records(api, pages, following, oldest_first=oldest_first, bar=all and not json)
+            if json:
+                print_json_items("records", found, lambda: following)
+                return
+            rows = [record_view.row(record) for record in found]
+        print_table(record_view.COLUMNS, rows, empty="No record fits.", whole=record_view.WHOLE)
+        if following["next"] is not None:
+            err.print(f"There may be more: go on with --after {following['next']}.")
+
+
+@commands.command()
+def show(index: proofs.Index, json: Json = False) -> None:
+    """Shows one record with everything that it holds.
+
+    Example: `broker audit show 41`
+    """
+    with refusing(json):
+        from broker.cli.api import Api
+        from broker.formats.record import GROUPS
+
+        with Api() as api:
+            record = api.get(f"/audit/records/{index}")
+        if json:
+            print_json(record)
+            return
+        say(f"Record {record['index']}: {record['kind']}, {utc(record['at_ms'] / 1000)}", "bold")
+        say(f"Number {record['seq']} of the records of {record['agent']}.")
+        record_view.print_groups(record["groups"], GROUPS)
+        say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
+
+
+for command in (proofs.prove, proofs.verify, proofs.checkpoint):
+    commands.command()(command)
+
+
+def _records(
+    api: Api, pages: Iterator[Any], following: dict[str, int | None], *, oldest_first: bool, bar: bool
+) -> Iterator[dict[str, Any]]:
+    """The records of all pages, with a bar that shows how much of the log is behind us."""
+    size = proofs.checkpoint_size(api) if bar else 0
+    with progress("Records", size, json=not bar) as done:
+        for page in pages:
+            yield from page["records"]
+            following["next"] = page["next"]
+            if page["records"]:
+                last = page["records"][-1]["index"]
+                done(last + 1 if oldest_first else max(size - last, 0))
+
+
+def _moment(text: str) -> str:
+    """Milliseconds since the epoch of what a person writes for a time."""
+    from broker.clock import SystemClock
+
+    ago = _AGO.fullmatch(text)
+    if ago is not None:
+        return str(int((SystemClock().now() - int(ago[1]) * _SECONDS[ago[2]]) * 1000))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time; write 2026-11-23T09:30 (UTC) or 90m, 24h, 7d ago") from None
+    return str(int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))

@@ -1,0 +1,146 @@
+"""Bundles on this machine: what a file proves under a pinned key, and whether checkpoints contradict each other.
+
+Nothing here asks a broker: an auditor who trusts it as far as its signed checkpoints, and no further, uses this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.audit.trail import VerifiedRecord, verify_bundle
+from broker.errors import BrokerError, ConfigurationError, Malformed, ProofInvalid
+from broker.formats import canonical_json, checkpoint, merkle, record, tlog_proof
+from broker.formats.checkpoint import Checkpoint
+from broker.formats.note import NoteVerifier
+
+_MAX_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A file whose record is proved; only `Auditor.verify` makes one.
+
+    Args:
+        record: what it proves.
+        withheld: groups that the file does not show.
+        kept: how its checkpoint stands to the one that the auditor kept: "same", "not compared", or "" without one.
+    """
+
+    record: VerifiedRecord
+    withheld: tuple[str, ...]
+    kept: str
+
+
+class Auditor:
+    """Verifies files under one key, and remembers every checkpoint that they are under.
+
+    Args:
+        log_key: the log's key, pinned.
+        kept: the signed checkpoint that the auditor kept from before, or None.
+
+    Raises:
+        ProofInvalid: `kept` is not a checkpoint of this log.
+    """
+
+    def __init__(self, log_key: NoteVerifier, kept: str | None = None) -> None:
+        self._key = log_key
+        self._roots: dict[int, tuple[bytes, str]] = {}
+        self._kept = checkpoint.open_signed(kept, log_key) if kept is not None else None
+        if self._kept is not None:
+            self._roots[self._kept.size] = (self._kept.root, "the checkpoint that you kept")
+
+    def verify(self, data: bytes, where: str) -> Proved:
+        """Checks one bundle.
+
+        Raises:
+            VerificationFailed, Malformed: the text says what does not fit.
+        """
+        proved = verify_bundle(data, self._key)
+        members = canonical_json.parse(data, max_bytes=_MAX_BYTES)
+        assert isinstance(members, dict)
+        assert isinstance(members["groups"], dict)
+        head = checkpoint.open_signed(tlog_proof.parse(str(members["proof"])).checkpoint, self._key)
+        self._compare(head, where)
+        shown = members["groups"].keys()
+        return Proved(proved, tuple(name for name in record.GROUPS if name not in shown), self._standing(head))
+
+    def _compare(self, head: Checkpoint, where: str) -> None:
+        """Two trees of one size under one key are the proof that the log tells different people different things."""
+        root, source = self._roots.setdefault(head.size, (head.root, where))
+        if root != head.root:
+            raise ProofInvalid(
+                f"The log signed two different trees of {head.size} entries: this one, and that of {source}. "
+                "Keep both: together they prove that it told two stories."
+            )
+
+    def _standing(self, head: Checkpoint) -> str:
+        if self._kept is None:
+            return ""
+        return "same" if head.size == self._kept.size else "not compared"
+
+
+def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], list[bytes]]) -> None:
+    """Checks that the log of `new` begins with that of `old`, both verified under the pinned key (RFC 6962 §2.1.2).
+
+    Args:
+        old: the checkpoint kept.
+        new: the checkpoint that the log gives now.
+        consistency: fetches the proof; called only if the sizes differ.
+
+    Raises:
+        ProofInvalid: it does not; the log was changed, or tells different people different things.
+    """
+    if new.size < old.size:
+        raise ProofInvalid(f"The log shrank from {old.size} to {new.size} entries. Keep the old checkpoint as a proof.")
+    if new.size == old.size:
+        hashes = []
+    elif old.size == 0:
+        return
+    else:
+        hashes = consistency()
+    try:
+        merkle.verify_consistency(old.size, new.size, hashes, old.root, new.root)
+    except ProofInvalid as error:
+        raise ProofInvalid(
+            f"The log of {new.size} entries does not continue the {old.size} that you kept: {error.detail} "
+            "Keep the old checkpoint: with the new one it proves that the log was changed."
+        ) from error
+
+
+def pinned_key(given: str) -> NoteVerifier:
+    """The log's key from the command line: the key itself, or a file that holds it in one line.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    text = given
+    if "\n" not in given and Path(given).is_file():
+        text = read(Path(given)).decode("utf-8", "replace")
+    try:
+        return NoteVerifier.parse(text.strip())
+    except BrokerError as error:
+        raise ConfigurationError(
+            f"--key: {error.detail} Give the line that `broker keys show --log` prints, or a file that holds it."
+        ) from error
+
+
+def read(file: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        Malformed: it is too large to be what it should be.
+    """
+    with file.open("rb") as opened:
+        data = opened.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise Malformed(f"{file} is larger than {_MAX_BYTES // 1024 // 1024} MiB, which no bundle or checkpoint is.")
+    return data
+
+
+def keep(file: Path, note: str) -> None:
+    """Writes the checkpoint to keep, whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(note, encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,53 @@
+"""What became of a change: the same words whichever command proposed it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from broker.cli import differences
+from broker.cli.api import Api
+from broker.cli.output import plain, print_json, say
+
+_LINK_HINT = "One-time sign-in links, shown this once and good for ten minutes. Hand each to its operator in private:"
+
+
+def show(outcome: dict[str, Any], *, json: bool, again: str = "") -> None:
+    """Prints an outcome of the API.
+
+    Args:
+        outcome: `id`, `status`, `record`, `differences` and `sign_in_links`.
+        json: print it as it is.
+        again: the command that shows a second admin the same change before approving it.
+    """
+    if json:
+        print_json(outcome)
+        return
+    differences.show(outcome["differences"])
+    status, id = outcome["status"], outcome["id"]
+    if status == "unchanged":
+        say("Nothing to change: it is so already.")
+    elif status == "checked":
+        say(f"Checked, and nothing was changed. The change would be {id}.", "bold")
+    elif status == "pending":
+        say(f"Proposed as record {outcome['record']}, and not in force: a second admin must approve it.", "bold yellow")
+        if again:
+            say(f"The other admin looks at the same change with\n  {again}")
+        say(f"and, if it says the change {id}, runs\n  broker apply approve {id}")
+    else:
+        say(f"In force, as record {outcome['record']} says.", "bold green")
+    if outcome["sign_in_links"]:
+        say(_LINK_HINT, "bold")
+        for name, link in outcome["sign_in_links"].items():
+            say(f"  {name}: broker login '{link}'")
+
+
+def contain(section: str, name: str, status: str, why: str, *, json: bool) -> None:
+    """Takes rights from one thing at once, and says so."""
+    with Api() as api:
+        outcome = api.post("/contain", {"section": section, "name": name, "status": status, "why": why})
+    if json:
+        print_json(outcome)
+    elif outcome["status"] == "unchanged":
+        say(f"{plain(name)} is {status} already.")
+    else:
+        say(f"{plain(name)} is {status} now, as record {outcome['record']} says.")

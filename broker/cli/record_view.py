@@ -1,0 +1,58 @@
+"""One record as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.text import Text
+
+from broker.cli.output import plain, print_table, utc, words
+
+COLUMNS = ("index", "time", "agent", "kind", "outcome", "what", "why")
+WHOLE = ("index", "time", "kind", "outcome")
+_OUTCOMES = {"permit": "green", "deny": "red"}
+_TITLES = {"for_whom": "for whom"}
+
+
+def row(record: Mapping[str, Any]) -> list[object]:
+    """A record as a line of a table of `COLUMNS`."""
+    groups = record["groups"]
+    decision, remedy = groups.get("decision", {}), groups.get("remedy", {})
+    outcome = words(decision.get("outcome"))
+    return [
+        record["index"],
+        utc(record["at_ms"] / 1000, "seconds"),
+        record["agent"],
+        record["kind"],
+        Text(plain(outcome), _OUTCOMES.get(outcome, "")),
+        _what(groups.get("what", {}), remedy),
+        decision.get("policies") or decision.get("reason") or remedy.get("reason") or remedy.get("why") or "",
+    ]
+
+
+def _what(what: Mapping[str, Any], remedy: Mapping[str, Any]) -> object:
+    """What a record is about: a model, a resource, what was stopped or changed, or else the action's name."""
+    if "section" in remedy:
+        return f"{remedy['section']}/{remedy.get('name')}: {remedy.get('status')}"
+    return what.get("model") or what.get("resource") or remedy.get("differences") or what.get("action") or ""
+
+
+def print_groups(groups: Mapping[str, Any], order: tuple[str, ...], withheld: tuple[str, ...] = ()) -> None:
+    """Prints a record's groups, one line a field.
+
+    Args:
+        groups: what is known, by group.
+        order: every group there is; one that is neither known nor withheld is empty.
+        withheld: groups that exist and are not shown here.
+    """
+    rows: list[tuple[object, object, object]] = []
+    for name in order:
+        title = Text(_TITLES.get(name, name), "bold")
+        if name in withheld:
+            rows.append((title, Text("not shown", "yellow"), ""))
+        for field, value in groups.get(name, {}).items():
+            shown = f"{value} ({utc(value / 1000)})" if field == "at_ms" and isinstance(value, int) else value
+            rows.append((title, field, shown))
+            title = Text()
+    print_table(("", "", ""), rows, empty="The record holds nothing else.")

@@ -1,0 +1,73 @@
+"""What becomes known of a request at the token endpoint, step by step, and how its records tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.audit.events import Event, Kind
+from broker.db.claims import Claim
+from broker.formats.dpop import Proof
+from broker.identity.agents import Agent
+from broker.identity.attesters import Attested
+from broker.identity.directory import Principal
+from broker.identity.enrolment import Enrolled
+from broker.tokens.request import TokenRequest
+
+
+@dataclass(slots=True)
+class Trail:
+    """What is known of a request so far, for its record.
+
+    Args:
+        request: as it was sent.
+        attested: its verified evidence.
+        proof: the verified proof of its key, if it brought one.
+        at: when it was verified, seconds since the epoch.
+        claims: what it took, and must take durably.
+        enrolled: which agent the rules say it is.
+        principal: who it is.
+        audience: the resource that the token is for.
+    """
+
+    request: TokenRequest
+    attested: Attested
+    proof: Proof | None
+    at: float
+    claims: tuple[Claim, ...] = ()
+    enrolled: Enrolled | None = None
+    principal: Principal | None = None
+    audience: str = ""
+
+    def event(self, kind: Kind, decision: dict[str, object], **what: object) -> Event:
+        """A record of this request. Digests and thumbprints stand in it, never a token, evidence or proof."""
+        principal = self.principal
+        agent = principal.id if principal is not None else self.enrolled.agent if self.enrolled is not None else ""
+        owner = principal.owner if isinstance(principal, Agent) else ""
+        thumbprint = self.proof.jkt if self.proof is not None else ""
+        return Event(
+            kind,
+            agent=agent or "unknown",
+            at=self.at,
+            request_id=self.request.request_id,
+            who={"agent": agent, "thumbprint": thumbprint},
+            for_whom={"owner": owner, "subject": self.attested.subject},
+            what={"action": "exchange", "resource": self.audience, **what},
+            decision=decision,
+            request={"source": self.request.source, "grant": self.request.grant_type},
+            posture={
+                "attester": self.attested.attester,
+                "evidence": self.attested.digest,
+                "rules": list(self.enrolled.rules) if self.enrolled is not None else [],
+                "confirmation": "dpop" if self.proof is not None else "none",
+            },
+        )
+
+    def enrolment(self, agent: Agent) -> Event:
+        """The record that a rule made this agent, or changed what it may."""
+        return self.event(
+            Kind.AGENT_ENROLLED,
+            {"outcome": "permit", "policies": [agent.enrolled_by]},
+            owner=agent.owner,
+            purpose=agent.purpose,
+            ceiling=sorted(agent.ceiling),
+        )

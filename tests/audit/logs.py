@@ -1,0 +1,74 @@
+"""Audit logs as the broker builds them, over a real database, and the check of everything that they store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+from sqlalchemy import Engine
+
+from broker.audit.events import Event, Kind
+from broker.audit.log import AuditLog
+from broker.db.engine import reading
+from broker.db.reserve import DiskReserve
+from broker.db.writer import no_probe
+from broker.entropy import system_entropy
+from broker.formats import record
+from broker.formats.merkle import leaf_hash
+
+AT = 1_800_000_000.0
+TAG_KEY = b"k" * 32
+
+
+def open_log(
+    engine: Engine, folder: Path, *, timeout_s: float = 5.0, probe: Callable[[str], None] = no_probe
+) -> AuditLog:
+    """A log over the database of `folder`, as `broker.assembly` makes it; close it."""
+    return AuditLog(
+        engine,
+        tag_key=TAG_KEY,
+        entropy=system_entropy,
+        reserve=DiskReserve(folder, 1024 * 1024),
+        timeout_s=timeout_s,
+        probe=probe,
+    )
+
+
+def event(agent: str = "a", kind: Kind = Kind.CALL_REFUSED, **groups: Any) -> Event:
+    """An event with as little as an event needs."""
+    return Event(kind, agent=agent, at=groups.pop("at", AT), request_id=groups.pop("request_id", "r"), **groups)
+
+
+def rows(engine: Engine) -> list[Mapping[str, Any]]:
+    """Every stored record, in order."""
+    with reading(engine) as session:
+        found = session.connection().exec_driver_sql("SELECT * FROM records ORDER BY idx")
+        return [dict(row) for row in found.mappings()]
+
+
+def kinds(engine: Engine) -> list[str]:
+    """The kinds of all records, in order."""
+    return [row["kind"] for row in rows(engine)]
+
+
+def check_rows(engine: Engine) -> None:
+    """Every record is where its index says, numbers each agent without a gap, and opens its own commitments."""
+    last: dict[str, int] = {}
+    for index, row in enumerate(rows(engine)):
+        assert row["idx"] == index
+        fields = record.parse_entry(row["entry"])
+        assert (fields.kind, fields.agent_tag, fields.seq) == (row["kind"], row["agent_tag"], row["seq"])
+        assert fields.seq == last.get(fields.agent_tag, 0) + 1
+        last[fields.agent_tag] = fields.seq
+        assert row["leaf"] == leaf_hash(row["entry"])
+        groups = orjson.loads(row["groups"])
+        disclosed = {name: (bytes.fromhex(salt), content.encode()) for name, (salt, content) in groups.items()}
+        assert set(disclosed) == set(record.GROUPS)
+        record.verify_groups(fields.root, row["commitments"], disclosed)
+
+
+def remedies(engine: Engine, kind: Kind) -> list[dict[str, Any]]:
+    """The `remedy` groups of all records of a kind."""
+    return [orjson.loads(orjson.loads(row["groups"])["remedy"][1]) for row in rows(engine) if row["kind"] == kind]

@@ -1,0 +1,115 @@
+"""The trail on the terminal: search, records, and the checkpoint that an auditor keeps."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from broker.formats import checkpoint
+from broker.formats.checkpoint import Checkpoint
+from broker.formats.note import NoteSigner
+from broker.keys import load_private_pem
+from tests.cli.running import BrokerProcess, Person
+
+
+def test_records_are_found_newest_first(admin: Person) -> None:
+    """One line each: index, time in UTC, agent, kind, outcome, what, why."""
+    lines = admin.ok("audit", "search", "--limit", "3").splitlines()
+    indices = [int(line.split()[0]) for line in lines[1:]]
+    assert indices == sorted(indices, reverse=True)
+    assert len(indices) == 3
+    assert lines[1].split()[1].endswith("Z")
+
+
+def test_every_filter_narrows(admin: Person) -> None:
+    """By agent, kind, outcome, time and request."""
+    admin.refused("apply", "-f", "-", input="agents: {filtered: {}}\n")
+    found = admin.json("audit", "search", "--kind", "ChangeRefused", "--limit", "1")["records"]
+    request = found[0]["groups"]["request"]["id"]
+    (again,) = admin.json("audit", "search", "--request-id", request)["records"]
+    assert again["index"] == found[0]["index"]
+    denied = admin.json("audit", "search", "--agent", "operator:admin", "--outcome", "deny", "--all")["records"]
+    assert denied
+    assert {record["groups"]["decision"]["outcome"] for record in denied} == {"deny"}
+    assert admin.json("audit", "search", "--agent", "nobody")["records"] == []
+    assert "No record fits" in admin.ok("audit", "search", "--model", "none/none")
+
+
+def test_times_are_given_as_moments_or_as_ages(admin: Person) -> None:
+    """Both bounds, UTC unless a zone is written."""
+    tomorrow = (datetime.fromtimestamp(first_moment(admin), UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M")
+    assert admin.json("audit", "search", "--since", tomorrow)["records"] == []
+    assert admin.json("audit", "search", "--until", tomorrow + "+00:00")["records"]
+    assert admin.json("audit", "search", "--since", "1d", "--limit", "1")["records"]
+    assert admin.json("audit", "search", "--until", "1d")["records"] == []
+
+
+def first_moment(admin: Person) -> float:
+    """When the broker's first record was made."""
+    return float(admin.json("audit", "show", "0")["at_ms"]) / 1000
+
+
+def test_paging_reads_every_record_once(admin: Person) -> None:
+    """`--after` goes on where a page ended, and `--all` is all of it in one go, oldest first if asked."""
+    first = admin.json("audit", "search", "--oldest-first", "--limit", "2")
+    assert [record["index"] for record in first["records"]] == [0, 1]
+    assert first["next"] == 1
+    second = admin.json("audit", "search", "--oldest-first", "--limit", "2", "--after", "1")
+    assert [record["index"] for record in second["records"]] == [2, 3]
+    every = admin.json("audit", "search", "--all", "--oldest-first")
+    assert [record["index"] for record in every["records"]] == list(range(len(every["records"])))
+    assert every["next"] is None
+    hint = admin("audit", "search", "--limit", "1").stderr
+    assert "go on with --after" in hint
+
+
+def test_a_record_is_shown_with_everything_it_holds(admin: Person) -> None:
+    """By group, times in words; and whose claim this is."""
+    started = admin.json("audit", "search", "--kind", "BrokerStarted", "--oldest-first")["records"][0]
+    shown = admin.ok("audit", "show", str(started["index"]))
+    assert f"Record {started['index']}: BrokerStarted" in shown
+    assert started["groups"]["remedy"]["log_key"] in shown
+    assert "the broker's own claim" in shown
+    assert admin.json("audit", "show", str(started["index"])) == started
+    assert "There is no record 999999" in admin.refused("audit", "show", "999999")
+
+
+def test_the_checkpoint_is_printed_as_it_was_signed(admin: Person, broker: BrokerProcess) -> None:
+    """Standard output is the note, byte for byte; whether it was verified goes to standard error."""
+    result = admin("audit", "checkpoint", "--key", broker.log_key)
+    assert result.exit_code == 0
+    told = admin.json("audit", "checkpoint", "--key", broker.log_key)
+    assert told["verified"] is True
+    assert checkpoint.parse_unverified(result.stdout).origin == told["origin"]
+    assert "signed by the key that you pinned" in result.stderr
+    assert "not verified" in admin("audit", "checkpoint").stderr
+
+
+def test_a_kept_checkpoint_is_replaced_by_one_that_continues_it(
+    admin: Person, broker: BrokerProcess, tmp_path: Path
+) -> None:
+    """The log grew in between, and proved it."""
+    kept = tmp_path / "checkpoint"
+    arguments = ["audit", "checkpoint", "--key", broker.log_key, "--checkpoint-state", str(kept)]
+    first = admin.json(*arguments)
+    assert (first["continues"], kept.read_text()) == (None, first["note"])
+    bundle = tmp_path / "r.json"  # a record after the kept checkpoint; `prove` waits until it is under one
+    admin.ok("audit", "prove", str(first["size"]), "-o", str(bundle))
+    second = admin.json(*arguments)
+    assert second["size"] > first["size"] == second["continues"]
+    assert kept.read_text() == second["note"]
+
+
+def test_a_log_that_does_not_continue_the_kept_one_is_found_out(
+    admin: Person, broker: BrokerProcess, tmp_path: Path
+) -> None:
+    """A checkpoint of another history under the log's own key: exit code 1, and the evidence is not overwritten."""
+    private = load_private_pem(broker.data_dir / "keys" / "log.pem")
+    signer = NoteSigner(broker.log_key.partition("+")[0], private)  # type: ignore[arg-type]  # log.pem is Ed25519
+    kept = tmp_path / "checkpoint"
+    for size in (1, 10**9):
+        note = checkpoint.sign(Checkpoint(signer.name, size, b"\x07" * 32), signer)
+        kept.write_text(note)
+        complaint = admin.refused("audit", "checkpoint", "--key", broker.log_key, "--checkpoint-state", str(kept))
+        assert "Keep the old checkpoint" in complaint
+        assert kept.read_text() == note
