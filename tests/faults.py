@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, event
 
 _NO_CAP = 2**30
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits, by looking often, for what happens on another thread or in another process."""
+    for _ in range(2_000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never happened")
 
 
 class CappedDatabase:

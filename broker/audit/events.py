@@ -80,9 +80,14 @@ class Event:
     posture: Group | None = None
     remedy: Group | None = None
 
+    @property
+    def at_ms(self) -> int:
+        """When it happened, in whole milliseconds since the epoch."""
+        return int(self.at * 1000)
+
     def groups(self) -> dict[str, Group]:
         """The groups that hold anything, by name; times are whole milliseconds since the epoch."""
-        request = {"id": self.request_id, "at_ms": int(self.at * 1000), **(self.request or {})}
+        request = {"id": self.request_id, "at_ms": self.at_ms, **(self.request or {})}
         named = {
             "who": self.who,
             "for_whom": self.for_whom,

@@ -265,8 +265,8 @@ class AuditLog:
         self._last[prepared.agent_tag] = seq
         entry = record.entry(event.kind, prepared.agent_tag, seq, prepared.root)
         return (
-            idx, event.at, str(event.kind), event.agent, prepared.agent_tag, seq, prepared.outcome, prepared.model,
-            event.request_id, entry, leaf_hash(entry), prepared.commitments, prepared.groups,
+            idx, event.at_ms / 1000, str(event.kind), event.agent, prepared.agent_tag, seq, prepared.outcome,
+            prepared.model, event.request_id, entry, leaf_hash(entry), prepared.commitments, prepared.groups,
         )  # fmt: skip
 
     def _load_sequences(self, connection: Connection, works: Sequence[_Work]) -> None:

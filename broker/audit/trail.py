@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,12 @@ from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.tree import AuditTree
 from broker.errors import Malformed, NotFound
-from broker.formats import canonical_json, checkpoint, record, tlog_proof
+from broker.formats import canonical_json, checkpoint, note, record, tlog_proof
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 
 MAX_PAGE = 500
+_MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +109,20 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
-    note = tree.head()
-    size = checkpoint.parse_unverified(note).size
+    head = tree.head()
+    size = checkpoint.parse_unverified(head).size
     if index >= size:
         raise NotFound(f"Record {index} is not under a checkpoint yet. Try again in a second.")
     groups = {
-        name: {"salt": _b64(bytes.fromhex(salt)), "content": content}
+        name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
         for name, (salt, content) in orjson.loads(row.groups).items()
     }
     return orjson.dumps(
         {
-            "entry": _b64(row.entry),
-            "commitments": _b64(row.commitments),
+            "entry": note.encode_base64(row.entry),
+            "commitments": note.encode_base64(row.commitments),
             "groups": groups,
-            "proof": tlog_proof.write(index, tree.inclusion(index, size), note),
+            "proof": tlog_proof.write(index, tree.inclusion(index, size), head),
         },
         option=orjson.OPT_INDENT_2,
     )
@@ -154,21 +154,19 @@ def verify_bundle(data: bytes, log_key: NoteVerifier) -> VerifiedRecord:
     Raises:
         ProofInvalid, InvalidSignature, Malformed: the text says what does not fit.
     """
-    members: Any = canonical_json.parse(data, max_bytes=4 * 1024 * 1024)
-    try:
-        entry = base64.b64decode(members["entry"], validate=True)
-        commitments = base64.b64decode(members["commitments"], validate=True)
-        disclosed = {
-            name: (base64.b64decode(group["salt"], validate=True), group["content"].encode())
-            for name, group in members["groups"].items()
-        }
-        proof = str(members["proof"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Malformed(f"The file is no bundle of the broker: {error!r}.") from error
-    proved = tlog_proof.verify(proof, leaf_hash(entry), log_key)
+    members = canonical_json.parse(data, max_bytes=_MAX_BUNDLE_BYTES)
+    entry = note.decode_base64(_text(members, "entry"))
+    shown = members.get("groups") if isinstance(members, dict) else None
+    if not isinstance(shown, dict):
+        raise _no_bundle("groups")
+    disclosed = {
+        name: (note.decode_base64(_text(group, "salt")), _text(group, "content").encode())
+        for name, group in shown.items()
+    }
+    proved = tlog_proof.verify(_text(members, "proof"), leaf_hash(entry), log_key)
     fields = record.parse_entry(entry)
-    record.verify_groups(fields.root, commitments, disclosed)
-    groups = {name: canonical_json.parse(content) for name, (_, content) in disclosed.items() if content}
+    record.verify_groups(fields.root, note.decode_base64(_text(members, "commitments")), disclosed)
+    groups = {name: canonical_json.parse(text, max_bytes=len(text)) for name, (_, text) in disclosed.items() if text}
     return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
 
 
@@ -181,9 +179,16 @@ def _shown(row: RecordRow) -> dict[str, Any]:
         "seq": row.seq,
         "at_ms": int(row.at * 1000),
         "groups": groups,
-        "entry": _b64(row.entry),
+        "entry": note.encode_base64(row.entry),
     }
 
 
-def _b64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _text(members: object, name: str) -> str:
+    value = members.get(name) if isinstance(members, dict) else None
+    if not isinstance(value, str):
+        raise _no_bundle(name)
+    return value
+
+
+def _no_bundle(member: str) -> Malformed:
+    return Malformed(f"The file is no bundle of the broker: `{member}` is missing or of another type.")

@@ -211,7 +211,9 @@ def _restated(statuses: Mapping[str, str], known: Mapping[str, Agent]) -> dict[s
     """Known agents with another status."""
     for id in statuses:
         if id not in known:
-            raise ManifestInvalid(f"agent {id}: it is not known yet; describe it with `owner`, `purpose` and `ceiling`.")
+            raise ManifestInvalid(
+                f"agent {id}: it is not known yet; describe it with `owner`, `purpose` and `ceiling`."
+            )
     return {id: replace(known[id], status=status) for id, status in statuses.items()}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,50 +86,38 @@ class Changes:
 
         Raises:
             ManifestInvalid, PolicyInvalid, CasesFailed: recorded; nothing was changed.
-            Conflict: something it touches changed meanwhile.
+            Conflict: something it touches changed meanwhile; recorded.
         """
-        plan = await self._plan(document, by) if dry_run else await self._recorded_plan(document, by, request_id)
-        if not plan.differences and not plan.manifest.relinked:
-            return Outcome(plan.id, "unchanged", (), {}, None)
-        if dry_run:
-            return Outcome(plan.id, "checked", plan.differences, {}, None)
-        if plan.widens and self.directory.admins() >= 2:
-            row = ProposalRow(
-                id=plan.id,
-                document=orjson.dumps(document).decode(),
-                proposed_by=by.name,
-                proposed_at=self.clock.now(),
-                status="pending",
-                decided_by="",
-            )
-            receipt = await self.audit.record(
-                Step(
-                    (self._event(Kind.CHANGE_PROPOSED, by, request_id, _shown(plan)),),
-                    change=lambda session: _keep(session, row),
-                )
-            )
-            return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0])
-        return await self._activate(plan, by=by, approved_by=None, request_id=request_id)
+        async with self._recording_refusals(by, request_id, but_not=dry_run):
+            plan = await self._plan(document, by)
+            if not plan.differences and not plan.manifest.relinked:
+                return Outcome(plan.id, "unchanged", (), {}, None)
+            if dry_run:
+                return Outcome(plan.id, "checked", plan.differences, {}, None)
+            if plan.widens and self.directory.admins() >= 2:
+                return await self._wait(plan, by=by, request_id=request_id)
+            return await self._activate(plan, by=by, approved_by=None, request_id=request_id)
 
     async def approve(self, id: str, *, by: Operator, request_id: str) -> Outcome:
         """Approves and activates what somebody else proposed.
 
         Raises:
             NotFound: no such proposal waits.
-            AccessDenied: the proposer cannot approve it.
+            AccessDenied: the proposer cannot approve it; recorded.
             ManifestInvalid, PolicyInvalid, CasesFailed: it would not be taken any more; recorded.
-            Conflict: what it touches is not as it was when it was proposed.
+            Conflict: what it touches is not as it was when it was proposed; recorded.
         """
         row = await asyncio.to_thread(self._row, id)
         if row.status != "pending":
             raise NotFound(_NOT_WAITING)
-        if row.proposed_by == by.name:
-            raise AccessDenied("A second admin must approve this change: you proposed it.", reason="own_proposal")
-        plan = await self._recorded_plan(row.manifest, by, request_id)
-        if plan.id != id:
-            raise Conflict("What this touches changed since it was proposed. Look at it, and propose it again.")
-        proposer = self.directory.operators.get(row.proposed_by)
-        return await self._activate(plan, by=proposer or by, approved_by=by, request_id=request_id)
+        async with self._recording_refusals(by, request_id):
+            if row.proposed_by == by.name:
+                raise AccessDenied("A second admin must approve this change: you proposed it.", reason="own_proposal")
+            plan = await self._plan(row.manifest, by)
+            if plan.id != id:
+                raise Conflict("What this touches changed since it was proposed. Look at it, and propose it again.")
+            proposer = self.directory.operators.get(row.proposed_by)
+            return await self._activate(plan, by=proposer or by, approved_by=by, request_id=request_id)
 
     async def preview(self, id: str) -> tuple[ProposalRow, Plan | None]:
         """A proposal, and what approving it would do now; None if it cannot be approved any more.
@@ -188,12 +178,15 @@ class Changes:
             leaves_a_way_back(plan.checked.policies, by)
         return plan
 
-    async def _recorded_plan(self, document: object, by: Operator, request_id: str) -> Plan:
+    @asynccontextmanager
+    async def _recording_refusals(self, by: Operator, request_id: str, *, but_not: bool = False) -> AsyncIterator[None]:
+        """Records why a change is refused before that is raised."""
         try:
-            return await self._plan(document, by)
-        except (ManifestInvalid, CasesFailed, PolicyInvalid) as error:
-            refused: dict[str, object] = {"reason": error.reason, "why": error.detail[:_MAX_SHOWN]}
-            await self.audit.record(Step((self._event(Kind.CHANGE_REFUSED, by, request_id, refused),)))
+            yield
+        except (ManifestInvalid, CasesFailed, PolicyInvalid, Conflict, AccessDenied) as error:
+            if not but_not:
+                refused: dict[str, object] = {"reason": error.reason, "why": error.detail[:_MAX_SHOWN]}
+                await self.audit.record(Step((self._event(Kind.CHANGE_REFUSED, by, request_id, refused),)))
             raise
 
     def _row(self, id: str) -> ProposalRow:
@@ -202,6 +195,20 @@ class Changes:
         if row is None:
             raise NotFound("There is no such proposal.")
         return row
+
+    async def _wait(self, plan: Plan, *, by: Operator, request_id: str) -> Outcome:
+        """Keeps a plan for a second admin."""
+        row = ProposalRow(
+            id=plan.id,
+            document=orjson.dumps(plan.manifest.document).decode(),
+            proposed_by=by.name,
+            proposed_at=self.clock.now(),
+            status="pending",
+            decided_by="",
+        )
+        event = self._event(Kind.CHANGE_PROPOSED, by, request_id, _shown(plan))
+        receipt = await self.audit.record(Step((event,), change=lambda session: _keep(session, row)))
+        return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0])
 
     async def _activate(self, plan: Plan, *, by: Operator, approved_by: Operator | None, request_id: str) -> Outcome:
         event = self._event(

@@ -57,7 +57,7 @@ def search(
 
     Example: `broker audit search --agent nightly-summary --outcome deny --since 24h`
     """
-    since_ms, until_ms = (_moment(text) if text else None for text in (since, until))
+    since_ms, until_ms = (moment(text) if text else None for text in (since, until))
     with refusing(json):
         from broker.cli.api import Api
 
@@ -125,15 +125,15 @@ def _records(
                 done(last + 1 if oldest_first else max(size - last, 0))
 
 
-def _moment(text: str) -> str:
-    """Milliseconds since the epoch of what a person writes for a time."""
+def moment(text: str) -> str:
+    """Milliseconds since the epoch of what a person writes for a time; UTC where no zone is written."""
     from broker.clock import SystemClock
 
     ago = _AGO.fullmatch(text)
     if ago is not None:
         return str(int((SystemClock().now() - int(ago[1]) * _SECONDS[ago[2]]) * 1000))
     try:
-        moment = datetime.fromisoformat(text)
+        at = datetime.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no time; write 2026-11-23T09:30 (UTC) or 90m, 24h, 7d ago") from None
-    return str(int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000))
+    return str(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))

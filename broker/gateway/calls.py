@@ -274,8 +274,10 @@ class Gateway:
     async def _end(self, admitted: Admitted, outcome: _Outcome) -> None:
         """Records the end. The record is written even when the caller's own task is cancelled."""
         outcome.usage.finish()
-        ok = outcome.finished and 200 <= outcome.status < 300
-        failure = "" if ok else outcome.failure or ("provider_status" if outcome.finished else "left")
+        # Clients close a stream as soon as they have read its last event, before its bytes have ended.
+        finished = outcome.finished or outcome.usage.done
+        ok = finished and 200 <= outcome.status < 300
+        failure = "" if ok else outcome.failure or ("provider_status" if finished else "left")
         event = Event(
             Kind.CALL_COMPLETED if ok else Kind.CALL_FAILED,
             agent=admitted.agent.id,

@@ -76,6 +76,7 @@ class UsageCounter:
         self._kept = bytearray()
         self._overlong = False
         self.size = 0
+        self.done = False
         self.input_tokens: int | None = None
         self.output_tokens: int | None = None
 
@@ -107,8 +108,11 @@ class UsageCounter:
         self._kept.clear()
 
     def _line(self, line: bytes) -> None:
-        if line.startswith(b"data:") and b'"usage"' in line:
-            self._document(line[5:])
+        if line.startswith(b"data:"):
+            if b'"usage"' in line:
+                self._document(line[5:])
+            elif line[5:].strip() == b"[DONE]":
+                self.done = True
 
     def _document(self, data: bytes) -> None:
         try:

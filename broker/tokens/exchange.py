@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlmodel import Session
@@ -48,7 +49,7 @@ from broker.tokens import nonces, replay
 from broker.tokens.client_auth import Authenticator
 from broker.tokens.issue import Audience, Minted, TokenRules, mint
 from broker.tokens.replay import ReplayMemory
-from broker.tokens.request import CLIENT_CREDENTIALS, parse
+from broker.tokens.request import CLIENT_CREDENTIALS, TokenRequest, parse
 from broker.tokens.trail import Trail
 
 _ATTEMPTS = 3
@@ -132,7 +133,7 @@ class TokenIssuer:
             refused = _already_used(taken.key, trail.request.grant_type)
         except (Refused, Malformed) as error:
             refused = error
-        await self._record_refusal(trail, refused)
+        await self._record_refusal(trail, attester, refused)
         raise refused
 
     async def _settled(self, trail: Trail, attester: Attester) -> Granted:
@@ -296,7 +297,10 @@ class TokenIssuer:
         token_type = "Bearer" if trail.proof is None else "DPoP"
         return Granted(minted.token, token_type, self.rules.lifetime_s, receipt.indices[-1])
 
-    async def _record_refusal(self, trail: Trail, refusal: BrokerError) -> None:
+    async def _record_refusal(self, trail: Trail, attester: Attester, refusal: BrokerError) -> None:
+        if trail.enrolled is None:  # refused before this was asked; the record says whose evidence it was
+            with suppress(BrokerError):
+                self._principal(trail, attester)
         decision: dict[str, object] = {
             "outcome": "deny",
             "reason": refusal.reason,

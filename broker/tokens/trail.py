@@ -41,7 +41,9 @@ class Trail:
     def event(self, kind: Kind, decision: dict[str, object], **what: object) -> Event:
         """A record of this request. Digests and thumbprints stand in it, never a token, evidence or proof."""
         principal = self.principal
-        agent = principal.id if principal is not None else self.enrolled.agent if self.enrolled is not None else ""
+        agent = principal.id if principal is not None else self.attested.claimed_agent
+        if self.enrolled is not None:
+            agent = self.enrolled.agent
         owner = principal.owner if isinstance(principal, Agent) else ""
         thumbprint = self.proof.jkt if self.proof is not None else ""
         return Event(

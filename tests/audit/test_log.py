@@ -22,7 +22,7 @@ from broker.errors import Conflict, Malformed, Unavailable
 from broker.identity.instances import Instance, store
 from tests.audit.logs import AT, check_rows, event, kinds, open_log, remedies, rows
 from tests.db.notes import Gate
-from tests.faults import CappedDatabase, locked
+from tests.faults import CappedDatabase, locked, until
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def _instances(engine: Engine) -> list[str]:
 
 
 async def test_a_record_holds_what_its_event_says(log: AuditLog, engine: Engine) -> None:
-    """The stored groups are the event's, committed to under salts of their own; the entry names the agent by pseudonym."""
+    """The stored groups are the event's, under salts of their own; the entry names the agent by pseudonym only."""
     told = event("a", Kind.CALL_ADMITTED, what={"model": "m"}, decision={"outcome": "permit"}, at=AT + 0.5)
     await log.record(Step((told, told)))
     check_rows(engine)
@@ -103,7 +103,7 @@ async def test_numbers_go_on_after_memory_forgot_them(
 
 
 async def test_a_claim_held_by_another_leaves_nothing(log: AuditLog, engine: Engine) -> None:
-    """A step that loses one key writes no record, takes none of its other keys, makes no change, and says which it was."""
+    """A step that loses one key leaves no record, none of its other keys and no change, and says which key it was."""
     await log.record(Step((event(),), (_claim("used"),)))
     for change in (None, _instance):
         with pytest.raises(ClaimTaken) as taken:
@@ -232,12 +232,11 @@ async def _too_late(log: AuditLog, gate: Gate, step: Step) -> None:
 
 @pytest.mark.parametrize("kind", sorted(ABANDONED))
 async def test_what_nobody_received_is_closed(engine: Engine, tmp_path: Path, kind: Kind) -> None:
-    """A grant that became durable after its caller was told 503 is followed by a record that closes it, by its index."""
+    """A grant that became durable after its caller was told 503 is followed by a record that closes it."""
     gate = Gate()
     log = open_log(engine, tmp_path, timeout_s=0.05, probe=gate)
     await _too_late(log, gate, Step((event("b", Kind.AGENT_ENROLLED), event("a", kind, request_id="late"))))
-    while len(rows(engine)) < 3:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(rows(engine)) == 3)
     assert kinds(engine) == ["AgentEnrolled", kind, ABANDONED[kind]]
     closing = rows(engine)[2]
     assert (closing["agent"], closing["request_id"]) == ("a", "late")
@@ -271,42 +270,36 @@ async def test_memory_follows_what_is_durable(engine: Engine, tmp_path: Path) ->
         await log.record(Step((event(),), change=refuse, landed=heard.append))
     assert heard == ["in time"]
     await _too_late(log, gate, Step((event(),), change=lambda _session: "late", landed=heard.append))
-    while len(heard) < 2:
-        await asyncio.sleep(0.005)
+    await until(lambda: len(heard) == 2)
     assert heard == ["in time", "late"]
     log.close()
 
 
 async def test_a_full_disk_winds_down_and_recovers(log: AuditLog, engine: Engine, tmp_path: Path) -> None:
-    """On a full disk what begins is refused at once and the reserve is given up; ends are owed, then written; then all is
-    as before."""
+    """On a full disk the reserve is given up, beginnings are refused at once and ends are owed, until there is room."""
     database = CappedDatabase(engine)
     large = event("a", what={"text": "x" * 30_000})
-    assert (tmp_path / "reserve").exists()
+    reserve = tmp_path / "reserve"
+    assert reserve.exists()
     database.full = True
     with pytest.raises(Unavailable, match="could not be written"):
         await log.record(Step((large,)))
-    assert log.winding_down
-    assert not (tmp_path / "reserve").exists()
+    assert (log.winding_down, reserve.exists()) == (True, False)
     begun = rows(engine)
     with pytest.raises(Unavailable, match="disk is full"):
         await log.record(Step((event("a"),)))
     await log.close_later(Step((event("a", Kind.CALL_COMPLETED, what={"text": "x" * 30_000}),)))
-    assert log.owed == 1
-    assert await log.settle_owed() == 1
-    assert log.winding_down
+    assert (log.owed, await log.settle_owed(), log.winding_down) == (1, 1, True)
     assert rows(engine) == begun
     database.full = False
-    assert await log.settle_owed() == 0
-    assert not log.winding_down
-    assert (tmp_path / "reserve").exists()
+    assert (await log.settle_owed(), log.winding_down, reserve.exists()) == (0, False, True)
     await log.record(Step((event("a"),)))
     assert kinds(engine) == ["CallCompleted", "CallRefused"]
     check_rows(engine)
 
 
 async def test_ends_are_written_while_the_disk_is_full(log: AuditLog, engine: Engine, tmp_path: Path) -> None:
-    """The room that the reserve gave up is for the ends of what was begun: they are recorded while all else is refused."""
+    """The room that the reserve gave up is for the ends of what was begun, while all else is refused."""
     database = CappedDatabase(engine)
     database.full = True
     with pytest.raises(Unavailable):
@@ -339,8 +332,7 @@ async def test_a_start_on_a_full_disk_winds_down(engine: Engine, tmp_path: Path)
     """Without room for its reserve a log begins by refusing what begins, and still records ends."""
     (tmp_path / "reserve").mkdir()
     log = open_log(engine, tmp_path)
-    assert log.winding_down
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="disk is full"):
         await log.record(Step((event(),)))
     await log.close_later(Step((event("a", Kind.CALL_ABANDONED),)))
     (tmp_path / "reserve").rmdir()
@@ -350,16 +342,31 @@ async def test_a_start_on_a_full_disk_winds_down(engine: Engine, tmp_path: Path)
     assert kinds(engine) == ["CallAbandoned"]
 
 
-async def test_owed_ends_are_recorded_in_order(engine: Engine, tmp_path: Path) -> None:
+async def test_owed_ends_are_recorded_in_order(log: AuditLog, engine: Engine, tmp_path: Path) -> None:
     """Ends that could not be recorded while the database was held come later, each once, in their order."""
-    log = open_log(engine, tmp_path, timeout_s=0.02)
+    ends = [Step((event("a", Kind.CALL_COMPLETED, request_id=f"{number}"),)) for number in range(3)]
     with locked(tmp_path / "broker.db"):
-        for number in range(3):
-            await log.close_later(Step((event("a", Kind.CALL_COMPLETED, request_id=f"{number}"),)))
-        assert await log.settle_owed() == 3
-    log.close()
-    log = open_log(engine, tmp_path)
-    assert rows(engine) == []
+        await asyncio.gather(*(log.close_later(end) for end in ends))
+    assert (log.owed, rows(engine)) == (3, [])
+    assert await log.settle_owed() == 0
+    assert await log.settle_owed() == 0
+    assert [row["request_id"] for row in rows(engine)] == ["0", "1", "2"]
+
+
+async def test_an_owed_end_is_not_lost_when_its_turn_is_cancelled(engine: Engine, tmp_path: Path) -> None:
+    """The job that settles may be stopped in the middle: what was not recorded is still owed."""
+    gate = Gate()
+    log = open_log(engine, tmp_path, probe=gate)
+    with locked(tmp_path / "broker.db"):
+        await log.close_later(Step((event("a", Kind.CALL_COMPLETED),)))
+    gate.close("begun")
+    turn = asyncio.create_task(log.settle_owed())
+    await gate.reached()
+    turn.cancel()
+    await asyncio.wait([turn])
+    gate.open()
+    assert (log.owed, await log.settle_owed()) == (1, 0)
+    assert kinds(engine) == ["CallCompleted"]
     log.close()
 
 

@@ -25,6 +25,7 @@ def test_agents_are_listed_by_owner(admin: Person, tmp_path: Path) -> None:
     """The table holds one line for each; --limit bounds them all together."""
     for letter in "abc":
         register(admin, tmp_path, f"listed-{letter}")
+    register(admin, tmp_path, "listed-elsewhere", owner="team-elsewhere")
     lines = admin.ok("agents", "list", "--owner", "team-list").splitlines()
     assert [line.split()[0] for line in lines] == ["agent", "listed-a", "listed-b", "listed-c"]
     found = admin.json("agents", "list", "--owner", "team-list", "--limit", "2")["agents"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from broker.cli.audit import moment
 from broker.formats import checkpoint
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteSigner
@@ -42,6 +46,17 @@ def test_times_are_given_as_moments_or_as_ages(admin: Person) -> None:
     assert admin.json("audit", "search", "--until", tomorrow + "+00:00")["records"]
     assert admin.json("audit", "search", "--since", "1d", "--limit", "1")["records"]
     assert admin.json("audit", "search", "--until", "1d")["records"] == []
+
+
+def test_a_time_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two auditors on two continents mean the same records."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert moment("2026-11-23T00:00") == moment("2026-11-23T00:00Z") == moment("2026-11-23T09:00+09:00")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def first_moment(admin: Person) -> float:

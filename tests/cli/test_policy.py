@@ -126,6 +126,17 @@ def test_a_set_is_taken_away_changed_activated_and_rolled_back(admin: Person, tm
     assert "in force" in admin.ok("policy", "versions")
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_a_vocabulary_changes_only_with_a_folder_that_has_one(admin: Person, folder: Path, own: bool) -> None:
+    """Without the file, the one in force stays."""
+    schema = folder / "schema.cedarschema"
+    schema.write_text(schema.read_text() + "// more\n")
+    if not own:
+        schema.unlink()
+    changes = admin.json("policy", "activate", str(folder), "--dry-run")["differences"]
+    assert ("schema.cedarschema" in [each["name"] for each in changes]) is own
+
+
 def test_texts_of_an_older_set_can_be_read(admin: Person) -> None:
     """By its hash, on the terminal or as JSON."""
     first = compile(shipped().schema, shipped().files).hash

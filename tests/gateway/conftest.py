@@ -17,6 +17,7 @@ async def run(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running
     async with Unruly() as provider, running(tmp_path_factory.mktemp("gateway"), provider=provider) as started:
         await started.apply(manifest(started))
         yield started
+        await started.broker.gateway.finish()
         await started.check_log()
 
 

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def _ended(run: Running, request_id: str) -> list[str]:
     """The kinds of a call's records, once its end is among them."""
     async with asyncio.timeout(10):
-        while len(found := await records(run, request_id)) < 2:
+        while len(await records(run, request_id)) < 2:
             await asyncio.sleep(0.005)
     await run.broker.gateway.finish()
-    return [record["kind"] for record in await records(run, request_id)] if found else []
+    return [record["kind"] for record in await records(run, request_id)]
 
 
 async def _leave_in_the_middle(caller: ByHand) -> str:
@@ -83,6 +83,8 @@ async def test_no_database_session_is_held_while_a_provider_answers(run: Running
             assert pool.checkedout() == 0  # type: ignore[attr-defined]
             waiting.cancel()
             await asyncio.wait([waiting])
+            request_id = answer.headers["broker-request-id"]
+        assert await _ended(run, request_id) == ["CallAdmitted", "CallFailed"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -114,6 +116,8 @@ async def test_pieces_arrive_as_they_are_made(run: Running, caller: ByHand) -> N
     body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
     async with caller.http.stream("POST", CHAT, content=body, headers=caller.headers()) as answer:
         first = await asyncio.wait_for(anext(answer.aiter_raw()), 10)
+        request_id = answer.headers["broker-request-id"]
+    assert await _ended(run, request_id) == ["CallAdmitted", "CallFailed"]
     assert first.startswith(b"data: {")
     assert b"[DONE]" not in first
 
@@ -155,8 +159,8 @@ async def test_a_provider_that_cannot_be_reached(impatient: ByHand) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="function")
-async def test_a_stopping_broker_records_the_ends_of_its_calls(tmp_path: Path) -> None:
-    """A broker that is stopped while calls stream records how each ended before it records its own end."""
+async def test_a_stopping_broker_records_the_end_of_its_calls(tmp_path: Path) -> None:
+    """A broker that stops while a caller leaves records how the call ended before it records its own end."""
     async with StandInProvider(clock=SystemClock(), entropy=system_entropy) as provider:
         async with running(tmp_path, provider=provider) as run:
             await run.apply({**run.world(), "policies": {"agents.cedar": RULES}})

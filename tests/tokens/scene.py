@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -56,7 +57,7 @@ class Scene:
         """The issuer identifier."""
         return self.run.url
 
-    def proof(self, key: ec.EllipticCurvePrivateKey | None = None, *, age_s: float = 0, **changed: Any) -> str:
+    def proof(self, key: ec.EllipticCurvePrivateKey | None = None, *, age_s: float = 0, **changed: str) -> str:
         """A proof for the token endpoint, `age_s` seconds old, unless told otherwise."""
         made: dict[str, Any] = {"method": "POST", "url": f"{self.url}/token", "jti": new_id(system_entropy), **changed}
         return dpop.prove(key or es256(), now=self.clock.now() - age_s, **made)
@@ -230,6 +231,46 @@ async def opened(
         await run.apply(run.world(agents={name: client_spec(key) for name, key in keys.items()}), scene.admin)
         await scene.counted()
         yield scene
+
+
+class Gate:
+    """Holds the broker's writing thread before its next transaction: what is decided meanwhile is queued in order.
+
+    Give `gate.probe` to `opened` as its `probe`.
+    """
+
+    def __init__(self) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.held = threading.Event()
+
+    def probe(self, point: str) -> None:
+        """Called by the writing thread."""
+        if point == "begun" and not self._open.is_set():
+            self.held.set()
+            self._open.wait(30)
+
+    @asynccontextmanager
+    async def closed(self, scene: Scene) -> AsyncIterator[None]:
+        """Inside, nothing becomes durable: a request of the scene's own holds the writing thread."""
+        self._open.clear()
+        self.held.clear()
+        first = asyncio.create_task(scene.credentials(client=OTHER_CLIENT))
+        try:
+            assert await asyncio.to_thread(self.held.wait, 30)
+            yield
+        finally:
+            self._open.set()
+            await first
+
+    @staticmethod
+    async def queued(scene: Scene, count: int) -> None:
+        """Waits until so many steps wait behind the one that is held."""
+        for _ in range(10_000):
+            if scene.run.broker.audit._writer._queue.qsize() >= count:
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError("nothing was queued")
 
 
 class Restartable:

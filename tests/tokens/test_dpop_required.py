@@ -33,7 +33,7 @@ async def test_a_token_is_bound_to_the_key_that_was_proved(scene: Scene) -> None
 
 
 async def test_without_a_proof_there_is_no_token(scene: Scene) -> None:
-    """No policy permits a bearer token, so the proof is required; the refusal is recorded, for the evidence was good."""
+    """No policy permits a bearer token, so a proof is required; the refusal is recorded, for the evidence was good."""
     for answer in (await scene.exchange(proof=""), await scene.credentials(proof="")):
         assert error_of(answer) == (400, "invalid_dpop_proof")
         assert "DPoP proof is required" in answer.json()["error_description"]
@@ -118,7 +118,7 @@ async def test_two_proofs_are_one_too_many(scene: Scene) -> None:
 
 async def test_a_proof_for_another_request_is_refused(scene: Scene) -> None:
     """RFC 9449 §4.3: `htm` and `htu` are those of this request."""
-    for changed in (
+    wrong: list[dict[str, str]] = [
         {"method": "GET"},
         {"method": "post"},
         {"url": f"{scene.url}/token/"},
@@ -128,8 +128,9 @@ async def test_a_proof_for_another_request_is_refused(scene: Scene) -> None:
         {"url": scene.url.replace("127.0.0.1", "localhost") + "/token"},
         {"url": "/token"},
         {"url": ""},
-    ):
-        answer = await scene.exchange(proof=scene.proof(**changed))
+    ]
+    for changed in wrong:
+        answer = await scene.exchange(proof=scene.proof(None, age_s=0, **changed))
         assert error_of(answer) == (400, "invalid_dpop_proof"), changed
 
 

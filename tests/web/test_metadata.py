@@ -1,4 +1,4 @@
-"""What the broker publishes about itself: RFC 8414 metadata, RFC 9728 resources, the key set; from the configured origin."""
+"""What the broker publishes about itself, from its configured origin: RFC 8414 metadata, RFC 9728 resources, keys."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ async def test_a_grant_has_its_whole_answer(scene: Scene) -> None:
         ("POST /token?next=//evil.example HTTP/1.1", "host: evil.example:443"),
         ("POST /%74oken HTTP/1.1", "host: evil.example"),
     ],
-    ids=lambda lines: " ".join(lines),
+    ids=" ".join,
 )
 async def test_the_host_header_never_matters(scene: Scene, lines: tuple[str, ...]) -> None:
     """LiteLLM CVE-2026-49468, OpenFGA #3057: routing, proof and token go by the configured origin alone."""

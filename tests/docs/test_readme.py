@@ -1,0 +1,97 @@
+"""The README's first real use, run as it stands: only the addresses are exchanged for those of the stand-ins."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from broker.clock import SystemClock
+from broker.demo.platform import StandInPlatform
+from broker.demo.provider import MODELS, StandInProvider
+from broker.demo.server import in_thread
+from broker.entropy import system_entropy
+from tests.build import free_port
+from tests.cli.running import PROGRAM, environment
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks of one language, without their indentation."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+
+
+def test_the_first_real_use_works_as_written(tmp_path: Path) -> None:
+    """Whoever follows the README with an issuer and a provider of their own gets an answer, a trail and a proof."""
+    platform = StandInPlatform(clock=SystemClock(), entropy=system_entropy)
+    provider = StandInProvider(clock=SystemClock(), entropy=system_entropy)
+    with in_thread(platform, provider):
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+
+        def adapted(text: str) -> str:
+            for written, here in (
+                ("https://token.actions.githubusercontent.com", platform.issuer),
+                ("https://api.openai.com", provider.origin),
+                ("http://127.0.0.1:8420", url),
+                ("[RS256]", "[ES256]"),
+                ("gpt-4o-mini", MODELS[0]),
+                ("/var/run/secrets/broker/token", str(tmp_path / "token")),
+            ):
+                text = text.replace(written, here)
+            return text
+
+        def command(line: str) -> str:
+            program, *arguments = line.split()
+            assert program == "broker"
+            done = subprocess.run(
+                [PROGRAM, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+            return done.stdout
+
+        allow = f'[outgoing]\nallow = ["{platform.origin[7:]}", "{provider.origin[7:]}"]\n'
+        (tmp_path / "broker.toml").write_text(adapted(blocks("toml")[0]) + allow + f"[server]\nport = {port}\n")
+        (tmp_path / "world.yaml").write_text(adapted(blocks("yaml")[0]))
+        (tmp_path / "token").write_text(
+            platform.identity_token("repo:acme/app", url, {"repository": "acme/app"}, lifetime_s=600)
+        )
+        env = {**environment(tmp_path / "home"), "OPENAI_API_KEY": provider.key}
+        _, serve_and_login, apply, audit = blocks("sh")
+        assert "broker serve" in serve_and_login
+        with subprocess.Popen(
+            [PROGRAM, "serve", "--json"],
+            cwd=tmp_path,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as serving:
+            try:
+                assert serving.stdout is not None
+                ready = json.loads(serving.stdout.readline())
+                command(f"broker login {ready['sign_in_link']}")
+                for line in apply.splitlines():
+                    command(line)
+                agent = subprocess.run(
+                    [sys.executable, "-c", adapted(blocks("python")[0])],
+                    check=False,
+                    env=env,
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                )
+                assert agent.stdout.strip() == "Hello", agent.stderr
+                for line in audit.splitlines():
+                    program, _, target = line.partition(" > ")
+                    printed = command(program)
+                    if target:
+                        (tmp_path / target).write_text(printed)
+                    assert printed
+            finally:
+                serving.terminate()
+                serving.wait(timeout=30)
