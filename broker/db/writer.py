@@ -79,6 +79,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
         self._capacity = capacity
         self._max_batch = max_batch
         self._probe = probe
+        self._closed = False
         self._queue: queue.SimpleQueue[_Waiting[WorkT, ResultT] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
         self._thread.start()
@@ -90,7 +91,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
             Unavailable: not durable within the time; if the commit lands later all the same, `abandoned` hears of it.
             BrokerError: what `apply` said of this work alone; nothing of it was written.
         """
-        if self._queue.qsize() >= self._capacity:
+        if self._closed or self._queue.qsize() >= self._capacity:
             raise Unavailable("The broker cannot record more requests at the moment. Try again in a second.")
         loop = asyncio.get_running_loop()
         waiting: _Waiting[WorkT, ResultT] = _Waiting(work, loop, loop.create_future())
@@ -104,11 +105,12 @@ class GroupWriter(Generic[WorkT, ResultT]):
             raise Unavailable("The record could not be written in time, so nothing was done. Try again.") from None
         except asyncio.CancelledError:
             if _is_answered(waiting.future) and waiting.future.exception() is None:
-                self._abandoned(work, waiting.future.result())
+                loop.call_soon(self._abandoned, work, waiting.future.result())
             raise
 
     def close(self) -> None:
-        """Writes what has queued up, then ends the thread."""
+        """Writes what has queued up, then ends the thread; what comes later is refused at once."""
+        self._closed = True
         self._queue.put(None)
         self._thread.join()
 
@@ -172,8 +174,8 @@ class GroupWriter(Generic[WorkT, ResultT]):
                     waiting.future.set_exception(result.error)
                 else:
                     waiting.future.set_result(result)
-            elif not isinstance(result, Failed):
-                self._abandoned(waiting.work, result)
+            elif not isinstance(result, Failed):  # in a turn of its own: whatever it throws, the others are answered
+                waiting.loop.call_soon(self._abandoned, waiting.work, result)
 
 
 def _is_answered(future: asyncio.Future[ResultT]) -> bool:

@@ -56,13 +56,9 @@ _ATTEMPTS = 3
 
 
 class _Moved(Conflict):
-    """What the decision rests on changed before its record was durable; `agent` is the stored one, if any."""
+    """What the decision rests on changed before its record was durable. Decided anew, never shown."""
 
     reason = "moved"
-
-    def __init__(self, agent: Agent | None) -> None:
-        super().__init__("The rules or the agent changed meanwhile.")
-        self.agent = agent
 
 
 class ExchangeDenied(InvalidTarget):
@@ -141,9 +137,8 @@ class TokenIssuer:
         for _ in range(_ATTEMPTS):
             try:
                 return await self._grant(trail, attester)
-            except _Moved as moved:
-                if moved.agent is not None:
-                    self.directory.agents[moved.agent.id] = moved.agent
+            except _Moved:
+                continue
         raise Unavailable("The rules are changing at the moment, so nothing was done. Try again in a second.")
 
     def _verified_proof(self, request: TokenRequest) -> Proof | None:
@@ -279,6 +274,12 @@ class TokenIssuer:
             if extended is not None:
                 instances.store(session, extended)
 
+        def landed(_result: object) -> None:
+            if new_agent is not None:
+                self.directory.agents[new_agent.id] = new_agent
+            if extended is not None:
+                self.instances.remember(extended)
+
         issued = trail.event(
             Kind.TOKEN_ISSUED,
             decision,
@@ -289,11 +290,8 @@ class TokenIssuer:
         )
         events = (issued,) if new_agent is None else (trail.enrolment(new_agent), issued)
         needed = new_agent is not None or extended is not None
-        receipt = await self.audit.record(Step(events, trail.claims, change if needed else None))
-        if new_agent is not None:
-            self.directory.agents[new_agent.id] = new_agent
-        if extended is not None:
-            self.instances.remember(extended)
+        step = Step(events, trail.claims, change, landed) if needed else Step(events, trail.claims)
+        receipt = await self.audit.record(step)
         token_type = "Bearer" if trail.proof is None else "DPoP"
         return Granted(minted.token, token_type, self.rules.lifetime_s, receipt.indices[-1])
 
@@ -323,7 +321,7 @@ def _check_unmoved(session: Session, id: str, known: Agent | None, decided_by: o
     row, in_force = session.get(AgentRow, id), session.get(ActivePolicyRow, 1)
     stored = agents.load(row) if row is not None else None
     if stored != known or in_force is None or in_force.hash != decided_by:
-        raise _Moved(stored)
+        raise _Moved("The rules or the agent changed meanwhile.")
 
 
 def _from_rule(enrolled: Enrolled, *, status: str = "active") -> Agent:

@@ -32,6 +32,14 @@ FIRST_ADMIN = "admin"
 
 
 @dataclass(frozen=True, slots=True)
+class _Changed:
+    """What a durable step left: the operator as stored, and the new link's code if it made one."""
+
+    operator: Operator
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SignIn:
     """Everything that sign-in needs, put together by `broker.assembly`."""
 
@@ -50,12 +58,14 @@ class SignIn:
         """
         now = self.clock.now()
 
-        def change(session: Session) -> tuple[str, Operator]:
+        def change(session: Session) -> _Changed:
             row = session.get(OperatorRow, name)
             operator = operators.load(row) if row is not None else Operator(name, operators.ROLES)
             if row is None:
                 operators.store(session, operator, now=now)
-            return operators.new_link(session, name, now=now, entropy=self.entropy, loopback_only=True), operator
+            return _Changed(
+                operator, operators.new_link(session, name, now=now, entropy=self.entropy, loopback_only=True)
+            )
 
         event = Event(
             Kind.LINK_ISSUED,
@@ -65,11 +75,9 @@ class SignIn:
             what={"action": "link"},
             remedy={"operator": name, "lifetime_s": operators.LINK_LIFETIME_S},
         )
-        receipt = await self.audit.record(Step((event,), change=change))
-        assert isinstance(receipt.result, tuple)
-        code, operator = receipt.result
-        self.directory.operators[name] = operator
-        return f"{self.rules.issuer}{PATH}#{code}"
+        receipt = await self.audit.record(Step((event,), change=change, landed=self._landed))
+        assert isinstance(receipt.result, _Changed)
+        return f"{self.rules.issuer}{PATH}#{receipt.result.code}"
 
     async def spend(
         self, code: str, *, proofs: Sequence[str], source: str, from_loopback: bool, request_id: str
@@ -90,7 +98,7 @@ class SignIn:
             self.refusals.count(source, refusal.reason, now)
             raise
 
-        def change(session: Session) -> Operator:
+        def change(session: Session) -> _Changed:
             operators.spend_link(session, code, now=now, from_loopback=from_loopback)
             row = session.get(OperatorRow, name)
             if row is None or row.status != "active":
@@ -99,7 +107,7 @@ class SignIn:
             others = tuple(key for key in known.keys if key.thumbprint != proof.jkt)
             operator = replace(known, keys=(*others, proof.public)[-agents.MAX_KEYS :])
             operators.store(session, operator, now=now)
-            return operator
+            return _Changed(operator)
 
         def event(kind: Kind, decision: dict[str, object]) -> Event:
             return Event(
@@ -117,19 +125,21 @@ class SignIn:
         signed_in = event(Kind.OPERATOR_SIGNED_IN, {"outcome": "permit"})
         refused: Refused
         try:
-            receipt = await self.audit.record(Step((signed_in,), (claim,), change))
+            receipt = await self.audit.record(Step((signed_in,), (claim,), change, self._landed))
         except ClaimTaken:
             refused = InvalidDpopProof("This DPoP proof was used before.", reason="replayed_proof")
         except Refused as error:
             refused = error
         else:
-            operator = receipt.result
-            assert isinstance(operator, Operator)
-            self.directory.operators[operator.name] = operator
-            return operator
+            assert isinstance(receipt.result, _Changed)
+            return receipt.result.operator
         why: dict[str, object] = {"outcome": "deny", "reason": refused.reason, "why": refused.detail}
         await self.audit.record(Step((event(Kind.OPERATOR_REFUSED, why),)))
         raise refused
+
+    def _landed(self, result: object) -> None:
+        assert isinstance(result, _Changed)
+        self.directory.operators[result.operator.name] = result.operator
 
     def _proved(self, proofs: Sequence[str], now: float) -> Proof:
         if len(proofs) != 1:

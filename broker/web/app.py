@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -121,24 +122,37 @@ def _fastapi(broker: Broker, running: Running) -> FastAPI:
     return app
 
 
+_DESCRIBED = {
+    ("post", "/token"): "Exchange evidence for an access token (RFC 8693, RFC 6749 §4.4).",
+    ("post", "/login"): "Spend a one-time sign-in link for a key.",
+    ("post", "/openai/v1/chat/completions"): "A chat completion, in the OpenAI wire format.",
+    ("get", "/openai/v1/models"): "The models that the caller may call.",
+    ("get", "/.well-known/oauth-authorization-server"): "The token service's metadata (RFC 8414).",
+    ("get", "/.well-known/openid-configuration"): "The same, where OpenID clients look.",
+    ("get", "/.well-known/jwks.json"): "The keys that verify access tokens (RFC 7517).",
+    ("get", "/.well-known/oauth-protected-resource/openai/v1"): "The gateway's metadata (RFC 9728).",
+    ("get", "/.well-known/oauth-protected-resource/api/v1"): "The API's metadata (RFC 9728).",
+    ("get", "/log/checkpoint"): "The log's newest checkpoint (C2SP tlog-checkpoint).",
+    ("get", "/log/tile/{level}/{index}"): "A hash tile of the log (C2SP tlog-tiles).",
+    ("get", "/healthz"): "Whether the process answers.",
+    ("get", "/readyz"): "Whether the broker can record, and so do anything.",
+}
+"""What the dispatcher answers, for the OpenAPI document."""
+
+
 def _document_hot_routes(app: FastAPI) -> None:
     """Puts the routes that the dispatcher answers into the OpenAPI document beside the others."""
     generated = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = generated()
-        document["paths"].setdefault(
-            "/token", {"post": _described("Exchange evidence for an access token (RFC 8693).")}
-        )
-        document["paths"].setdefault("/login", {"post": _described("Spend a one-time sign-in link for a key.")})
-        chat = _described("A chat completion, in the OpenAI wire format.")
-        document["paths"].setdefault("/openai/v1/chat/completions", {"post": chat})
-        document["paths"].setdefault("/openai/v1/models", {"get": _described("The models that the caller may call.")})
-        document["paths"].setdefault("/log/checkpoint", {"get": _described("The log's newest checkpoint (C2SP).")})
+        for (method, path), summary in _DESCRIBED.items():
+            described: dict[str, Any] = {"summary": summary, "responses": {"200": {"description": "Done."}}}
+            if names := re.findall(r"{(\w+)}", path):
+                described["parameters"] = [
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
+                ]
+            document["paths"].setdefault(path, {})[method] = described
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # the documented way to extend it
-
-
-def _described(summary: str) -> dict[str, Any]:
-    return {"summary": summary, "responses": {"200": {"description": "Done."}}}

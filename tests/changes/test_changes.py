@@ -211,7 +211,7 @@ async def test_a_link_is_shown_once(run: Running, admin: httpx2.AsyncClient) -> 
 async def test_containing_takes_effect_at_once(
     run: Running, admin: httpx2.AsyncClient, section: str, name: str, status: str
 ) -> None:
-    """One admin stops one thing, with a reason, in one step; it stops what it did, and stays stopped after a restart."""
+    """One admin stops one thing, with a reason: what it did stops, and stays stopped when state is read anew."""
     added = await run.apply({**run.world(), "operators": {"eve": {"roles": ["admin"]}}}, admin)
     eve = await run.operator(link=added["sign_in_links"]["eve"])
     agent = await run.agent()

@@ -118,7 +118,7 @@ async def test_an_unknown_model_is_not_found(caller: ByHand) -> None:
 
 
 async def test_a_model_outside_the_ceiling_is_refused(run: Running) -> None:
-    """Policy's no is 403 and names the policy and what can be done; the record says that the ceiling stood in the way."""
+    """Policy's no is 403 and names the policy; the record says that the ceiling stood in the way."""
     narrow = await by_hand(run, NARROW)
     answer = await narrow.post({"model": OTHER_MODEL})
     assert answer.status_code == 403
@@ -153,7 +153,8 @@ async def test_only_listed_headers_cross(caller: ByHand) -> None:
     assert answer.status_code == 200
     sent = caller.run.provider.received[-1].headers
     assert set(sent) == {
-        "host", "authorization", "content-type", "content-length", "accept", "accept-encoding", "openai-beta", "user-agent",
+        "host", "authorization", "content-type", "content-length", "accept", "accept-encoding", "openai-beta",
+        "user-agent",
     }  # fmt: skip
     assert sent["host"] == caller.run.provider.origin.partition("://")[2]
     assert sent["content-type"] == "application/json"
@@ -185,7 +186,7 @@ async def test_a_query_is_not_forwarded(caller: ByHand, query: str) -> None:
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_a_provider_that_quotes_its_key_is_not_passed_on(caller: ByHand, status: int) -> None:
-    """The provider's refusal of the broker's key is the broker's failure, 502, without a word of the provider's text."""
+    """The provider's refusal of the broker's key is 502, without a word of the provider's text."""
     answer = await caller.post({"model": f"quotes-{status}"})
     assert answer.status_code == 502
     assert answer.json()["error"]["code"] == "provider_failed"
@@ -239,7 +240,7 @@ async def test_a_redirect_is_refused(caller: ByHand) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_usage_is_counted(caller: ByHand, stream: bool) -> None:
-    """The end of a call holds the tokens that the provider reported, the bytes that passed, and the admission it closes."""
+    """The end of a call holds the tokens that the provider reported, the bytes, and the admission it closes."""
     body = {"model": MODEL, "stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
     answer = await caller.post(body)
     admitted, completed = await records(caller.run, answer.headers["broker-request-id"])
@@ -252,7 +253,7 @@ async def test_usage_is_counted(caller: ByHand, stream: bool) -> None:
 
 
 async def test_a_large_body_is_refused_for_its_size(tmp_path: Path) -> None:
-    """A body over the bound is 413 whether its length is announced or not, recorded for the agent, and not forwarded."""
+    """A body over the bound is 413 whether its length is announced or not, recorded, and not forwarded."""
     async with running(tmp_path, gateway=Gateway(max_body_bytes=4096)) as run:
         await run.apply({**run.world(), "policies": {"agents.cedar": RULES}})
         caller = await by_hand(run)

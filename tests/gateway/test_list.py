@@ -1,4 +1,4 @@
-"""The list of models and the calls come from the same decision: nobody is shown what they may not call, or the reverse."""
+"""The list of models and the calls come from the same decision: nobody is shown what they may not call."""
 
 from __future__ import annotations
 

@@ -15,16 +15,18 @@ from broker.demo.provider import StandInProvider
 from broker.entropy import system_entropy
 from broker.settings import Gateway
 from tests.build import MODEL, Running, free_port, running
-from tests.gateway.world import CHAT, MESSAGES, RULES, ByHand, by_hand, last_records, manifest, records
+from tests.gateway.world import CHAT, MESSAGES, RULES, ByHand, by_hand, last_records, manifest, records, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def _ended(run: Running, request_id: str) -> list[str]:
     """The kinds of a call's records, once its end is among them."""
-    async with asyncio.timeout(10):
-        while len(await records(run, request_id)) < 2:
-            await asyncio.sleep(0.005)
+
+    async def has_ended() -> bool:
+        return len(await records(run, request_id)) > 1
+
+    await until(has_ended)
     await run.broker.gateway.finish()
     return [record["kind"] for record in await records(run, request_id)]
 
@@ -70,17 +72,19 @@ async def test_a_caller_that_leaves_before_the_answer(run: Running, caller: ByHa
 
 async def test_no_database_session_is_held_while_a_provider_answers(run: Running, caller: ByHand) -> None:
     """While calls wait for a slow provider, not one connection to the database is taken."""
-    pool = run.broker.engine.pool
+
+    async def idle() -> bool:  # the writer returns its own connection after the commit
+        return run.broker.engine.pool.checkedout() == 0  # type: ignore[attr-defined,no-any-return]
+
     async with asyncio.timeout(20):
         body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
         async with caller.http.stream("POST", CHAT, content=body, headers=caller.headers()) as answer:
             await anext(answer.aiter_raw())
-            while pool.checkedout():  # type: ignore[attr-defined]  # the writer returns its own after the commit
-                await asyncio.sleep(0)
+            await until(idle)
             waiting = asyncio.create_task(caller.post({"model": "slow"}))
             run.provider.arrived.clear()
             await run.provider.arrived.wait()
-            assert pool.checkedout() == 0  # type: ignore[attr-defined]
+            assert await idle()
             waiting.cancel()
             await asyncio.wait([waiting])
             request_id = answer.headers["broker-request-id"]

@@ -1,7 +1,8 @@
-"""What the gateway's tests share: callers made by hand, and a provider that misbehaves in more ways than the stand-in."""
+"""What the gateway's tests share: callers made by hand, and a provider that misbehaves in more ways."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -122,6 +123,15 @@ async def by_hand(run: Running, subject: str = "job-7") -> ByHand:
     answer = await token_request(run, key=key, evidence=run.evidence(subject))
     assert answer.status_code == 200, answer.text
     return ByHand(run, await run.client(), key, answer.json()["access_token"])
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for what happens by itself, ten seconds at most."""
+    async with asyncio.timeout(10):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.005)
 
 
 async def records(run: Running, request_id: str) -> list[dict[str, Any]]:

@@ -42,9 +42,9 @@ async def rules(scene: Scene, file: str, *texts: str) -> None:
     await scene.apply(policies={f"{file}.cedar": "\n".join(texts) or None})
 
 
-async def as_job(scene: Scene, name: str, **claims: object) -> httpx2.Response:
+async def as_job(scene: Scene, job: str, **claims: object) -> httpx2.Response:
     """An exchange with the evidence of one job."""
-    return await scene.exchange(scene.run.evidence(name, **claims))
+    return await scene.exchange(scene.run.platform.identity_token(job, scene.url, claims))
 
 
 async def ceiling(scene: Scene, agent: str) -> list[str]:
@@ -270,7 +270,7 @@ async def test_first_exchanges_at_once_enrol_one_agent(scene: Scene) -> None:
 
 
 async def test_the_status_of_an_agent_is_its_own(scene: Scene) -> None:
-    """A rule fixes what an agent may at most, never that it may again: a suspended one stays so when the rule changes."""
+    """A rule fixes what an agent may at most, never that it may again: a suspended one stays so as the rule changes."""
     await rules(scene, "status", rule("status", '@agent("status")', subject("status")))
     assert (await as_job(scene, "status")).status_code == 200
     await scene.contain("agents", "status", "suspended")

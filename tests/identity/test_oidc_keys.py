@@ -243,7 +243,21 @@ async def test_a_key_address_leads_to_no_special_place(address: str, named_by: s
         {"keys": [{**jwk.to_members(p256().public_key()), "kid": "same"}] * 2},
         {"keys": [jwk.to_members(p256(str(n)).public_key()) for n in range(101)]},
     ],
-    ids=lambda value: str(value)[:60],
+    ids=[
+        "empty",
+        "no-keys",
+        "keys-object",
+        "list",
+        "text",
+        "secret",
+        "short-ec",
+        "unheard",
+        "not-a-key",
+        "small-rsa",
+        "huge-rsa",
+        "same-kid",
+        "101-keys",
+    ],
 )
 async def test_a_key_set_that_cannot_be_used_is_refused(key_set: object) -> None:
     """No keys, secret or tiny keys, ambiguous names, or too many: none of it is believed, and nothing old is lost."""

@@ -176,6 +176,10 @@ class Scene:
             found[str(decision["reason"])] += int(str(request["count"]))
         return found
 
+    async def settled(self) -> None:
+        """Waits for the records that close what nobody received."""
+        await asyncio.gather(*self.run.broker.audit._tasks)
+
     async def apply(self, **manifest: Any) -> dict[str, Any]:
         """Activates a change as the admin."""
         return await self.run.apply(manifest, self.admin)
@@ -234,33 +238,45 @@ async def opened(
 
 
 class Gate:
-    """Holds the broker's writing thread before its next transaction: what is decided meanwhile is queued in order.
+    """Holds the broker's writing thread at one point of its next transaction; what comes meanwhile is queued in order.
 
     Give `gate.probe` to `opened` as its `probe`.
+
+    Args:
+        point: "begun" or "applied", see `broker.db.writer`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, point: str = "begun") -> None:
+        self._point = point
         self._open = threading.Event()
         self._open.set()
         self.held = threading.Event()
 
     def probe(self, point: str) -> None:
         """Called by the writing thread."""
-        if point == "begun" and not self._open.is_set():
+        if point == self._point and not self._open.is_set():
             self.held.set()
             self._open.wait(30)
+
+    def close(self) -> None:
+        """From now on the writing thread is held."""
+        self._open.clear()
+        self.held.clear()
+
+    def open(self) -> None:
+        """Lets it go on."""
+        self._open.set()
 
     @asynccontextmanager
     async def closed(self, scene: Scene) -> AsyncIterator[None]:
         """Inside, nothing becomes durable: a request of the scene's own holds the writing thread."""
-        self._open.clear()
-        self.held.clear()
+        self.close()
         first = asyncio.create_task(scene.credentials(client=OTHER_CLIENT))
         try:
             assert await asyncio.to_thread(self.held.wait, 30)
             yield
         finally:
-            self._open.set()
+            self.open()
             await first
 
     @staticmethod

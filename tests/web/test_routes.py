@@ -87,7 +87,7 @@ async def people(run: Running) -> dict[str, Person]:
 
 
 async def test_every_route_is_guarded() -> None:
-    """Each route demands exactly one action of those that policies know, and none reads a body before it is demanded."""
+    """Each route demands exactly one action that policies know, and none reads a body before that."""
     assert unguarded(ROUTES) == []
     assert {route.actions[0] for route in ROUTES} == set(ACTIONS)
     assert len(ROUTES) >= 18

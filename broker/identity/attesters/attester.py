@@ -119,13 +119,13 @@ def parse(name: str, spec: Mapping[str, Any], *, status: str = "active") -> Atte
     if kind == "key":
         return Attester(name, "key", status, one_use=True, max_lifetime_s=3600, spec=dict(spec))
     issuer = _text(name, spec, "issuer")
-    _https_url(name, "issuer", issuer)
+    _http_url(name, "issuer", issuer)
     algorithms = spec.get("algorithms", ["RS256", "ES256"])
     if not isinstance(algorithms, list) or not algorithms or not OIDC_ALGORITHMS.issuperset(map(str, algorithms)):
         raise ManifestInvalid(f"attester {name}: `algorithms` may list {', '.join(sorted(OIDC_ALGORITHMS))}.")
     jwks_uri = spec.get("jwks_uri", "")
     if jwks_uri:
-        _https_url(name, "jwks_uri", _text(name, spec, "jwks_uri"))
+        _http_url(name, "jwks_uri", _text(name, spec, "jwks_uri"))
     lifetime = spec.get("max_lifetime_s", 86_400)
     if not isinstance(lifetime, int) or isinstance(lifetime, bool) or not 60 <= lifetime <= 86_400:
         raise ManifestInvalid(f"attester {name}: `max_lifetime_s` must be between 60 and 86400.")
@@ -184,7 +184,11 @@ def _text(name: str, spec: Mapping[str, Any], member: str) -> str:
     return value
 
 
-def _https_url(name: str, member: str, url: str) -> None:
-    parts = urlsplit(url)
-    if parts.scheme not in {"https", "http"} or not parts.hostname or parts.query or parts.fragment or parts.username:
+def _http_url(name: str, member: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        plain = parts.hostname and parts.port != 0 and not (parts.query or parts.fragment or "@" in parts.netloc)
+    except ValueError:
+        plain = False
+    if not plain or not url.startswith(("https://", "http://")) or not url.isascii() or not url.isprintable():
         raise ManifestInvalid(f"attester {name}: `{member}` must be a URL without query, fragment or user.")

@@ -1,0 +1,123 @@
+"""Brokers in processes of their own that end themselves, as `kill -9` would, at a chosen point of a chosen commit.
+
+`python -m tests.crash_server` imports everything once, then forks a broker for each line it reads: a JSON object with
+the `settings` and the path `armed`. When that file holds "POINT N", the process kills itself the Nth time from then on
+that the writer comes to that point. A line with the signal that ended the broker answers each line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import uvicorn
+
+from broker import migrations
+from broker.assembly import assemble
+from broker.settings import Settings
+from broker.web.app import App
+
+_ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Forks a broker for each line, one after the other."""
+    for line in sys.stdin:
+        order = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            serve(Settings.model_validate(order["settings"]), Path(order["armed"]))
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        sys.stdout.write(f"{os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}\n")
+        sys.stdout.flush()
+
+
+def serve(settings: Settings, armed: Path) -> None:
+    """Runs a broker without periodic work until it kills itself."""
+    broker = assemble(settings, prepare=migrations.upgrade, probe=_killer(armed))
+
+    @asynccontextmanager
+    async def life() -> AsyncIterator[None]:
+        await broker.start()
+        yield
+
+    config = uvicorn.Config(
+        App(broker, life), host="127.0.0.1", port=settings.server.port, log_config=None, access_log=False, ws="none"
+    )
+    uvicorn.Server(config).run()
+
+
+def _killer(armed: Path) -> Callable[[str], None]:
+    passed: list[str] = []
+
+    def probe(point: str) -> None:
+        if armed.exists():
+            passed.append(point)
+            deadly, _, count = armed.read_text().partition(" ")
+            if passed.count(deadly) == int(count):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return probe
+
+
+class CrashServer:
+    """The test's side: starts brokers, arms them, and waits for their death. One at a time; `close` at the end."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash_server"],
+            cwd=_ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    async def start(self, settings: Settings, armed: Path) -> None:
+        """Starts a broker; returns when it answers, or is dead."""
+        assert self._process.stdin is not None
+        settings_json = json.loads(settings.model_dump_json())
+        self._process.stdin.write(json.dumps({"settings": settings_json, "armed": str(armed)}) + "\n")
+        self._process.stdin.flush()
+        self._death = asyncio.create_task(asyncio.to_thread(self._read))
+        for _ in range(4_000):
+            if self._death.done():
+                return
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", settings.server.port)
+            except OSError:
+                await asyncio.sleep(0.005)
+            else:
+                writer.close()
+                await writer.wait_closed()
+                return
+        raise AssertionError("the broker did not start")
+
+    async def death(self) -> int:
+        """The signal that ended the broker."""
+        async with asyncio.timeout(20):
+            return int(await self._death)
+
+    def close(self) -> None:
+        """Ends everything that was started here."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+if __name__ == "__main__":
+    main()
