@@ -7,6 +7,7 @@ here, each with the exact origins that may receive it.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import tomllib
 from ipaddress import ip_address
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 
 from broker.errors import ConfigurationError
 
+_HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _LISTS = ("allow", "origins")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -34,11 +36,11 @@ def _host_of_origin(text: str) -> str | None:
     except ValueError:
         return None
     host = parts.hostname
-    if parts.scheme not in {"http", "https"} or not host or not text.isascii() or not text.isprintable():
+    if parts.scheme not in {"http", "https"} or not host or not _HOST.fullmatch(host):
         return None
     shown = f"[{host}]" if ":" in host else host
     exact = f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
-    return host if text == exact and " " not in text else None
+    return host if text == exact else None
 
 
 class Secret(_Section):

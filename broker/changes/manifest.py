@@ -36,8 +36,9 @@ class Manifest:
     """A manifest whose every value has been checked by itself.
 
     `policies` and `cases` map file names to texts or None; `whole_set` says that they replace the set in force.
-    `statuses` are those of agents of which nothing else is said. `relinked` names the operators who get a new sign-in
-    link. `document` is the manifest as given.
+    `statuses` are those of agents of which nothing else is said; `unstated` are the (section, name) of which everything
+    but the status is said. `relinked` names the operators who get a new sign-in link. `document` is the manifest as
+    given.
     """
 
     document: Mapping[str, Any]
@@ -45,6 +46,7 @@ class Manifest:
     endpoints: Mapping[str, Endpoint] = field(default_factory=dict)
     agents: Mapping[str, Agent] = field(default_factory=dict)
     statuses: Mapping[str, str] = field(default_factory=dict)
+    unstated: frozenset[tuple[str, str]] = frozenset()
     operators: Mapping[str, Operator] = field(default_factory=dict)
     policies: Mapping[str, str | None] = field(default_factory=dict)
     cases: Mapping[str, str | None] = field(default_factory=dict)
@@ -81,6 +83,12 @@ def parse(document: object) -> Manifest:
         {n: _endpoint(n, s) for n, s in _section(document, "endpoints").items()},
         {n: _agent(n, s) for n, s in described_agents.items() if n not in alone},
         {n: _status(f"agent {n}", described_agents[n], agents.STATUSES) for n in alone},
+        frozenset(
+            (section, n)
+            for section in ("attesters", "endpoints", "agents", "operators")
+            for n, spec in _section(document, section).items()
+            if "status" not in spec
+        ),
         {n: _operator(n, s) for n, s in described_operators.items()},
         _texts(whole, "files") if whole else _texts(document, "policies"),
         _texts(whole if whole else document, "cases"),

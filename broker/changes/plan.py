@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from broker.changes import manifest as manifests
 from broker.changes.manifest import Manifest
@@ -68,6 +69,9 @@ class Known:
         )
 
 
+ThingT = TypeVar("ThingT", Attester, Endpoint, Agent, Operator)
+
+
 @dataclass(frozen=True, slots=True)
 class Values:
     """The new values of what changes."""
@@ -124,13 +128,15 @@ def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
     attesters: list[Attester] = []
     for name, attester in manifest.attesters.items():
         known_attester = known.attesters.get(name)
+        attester = _as_it_was(attester, known_attester, ("attesters", name) in manifest.unstated)
         before = manifests.describe_attester(known_attester) if known_attester is not None else None
         if _differs(differences, "attesters", name, before, manifests.describe_attester(attester)):
             attesters.append(attester)
-    one_attester_an_issuer({**known.attesters, **manifest.attesters})
+    one_attester_an_issuer({**known.attesters, **{attester.name: attester for attester in attesters}})
     endpoints: list[Endpoint] = []
     for name, endpoint in manifest.endpoints.items():
         known_endpoint = known.endpoints.get(name)
+        endpoint = _as_it_was(endpoint, known_endpoint, ("endpoints", name) in manifest.unstated)
         before = manifests.describe_endpoint(known_endpoint) if known_endpoint is not None else None
         if _differs(differences, "endpoints", name, before, manifests.describe_endpoint(endpoint)):
             endpoints.append(endpoint)
@@ -138,10 +144,11 @@ def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
                 provider_keys.check(endpoint)
             except OutboundRefused as error:
                 raise ManifestInvalid(f"endpoint {name}: {error.detail}") from error
-    one_endpoint_a_model({**known.endpoints, **manifest.endpoints})
+    one_endpoint_a_model({**known.endpoints, **{endpoint.name: endpoint for endpoint in endpoints}})
     agents: list[Agent] = []
     for id, agent in {**manifest.agents, **_restated(manifest.statuses, known.agents)}.items():
         known_agent = known.agents.get(id)
+        agent = _as_it_was(agent, known_agent, ("agents", id) in manifest.unstated)
         if known_agent is not None and known_agent.enrolled_by:
             agent = _ruled(agent, known_agent)
         before = manifests.describe_agent(known_agent) if known_agent is not None else None
@@ -150,6 +157,7 @@ def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
     operators: list[Operator] = []
     for name, operator in manifest.operators.items():
         known_operator = known.operators.get(name)
+        operator = _as_it_was(operator, known_operator, ("operators", name) in manifest.unstated)
         if known_operator is not None:
             operator = replace(operator, keys=known_operator.keys)
         before = manifests.describe_operator(known_operator) if known_operator is not None else None
@@ -177,6 +185,11 @@ def changed_rules(old: PolicySet, new: PolicySet) -> dict[str, EnrolmentRule | N
 def _rules(policies: PolicySet) -> dict[str, EnrolmentRule]:
     rules = (enrolment_rule(p) for p in policies.policies if p.effect == "permit" and p.action == ("enrol",))
     return {rule.policy: rule for rule in rules if rule.ceiling is not None}
+
+
+def _as_it_was(new: ThingT, known: ThingT | None, unstated: bool) -> ThingT:
+    """What is described anew without a status keeps the one it has: to describe is not to give rights back."""
+    return replace(new, status=known.status) if known is not None and unstated else new
 
 
 def _differs(found: list[Difference], section: str, name: str, before: object, after: object) -> bool:

@@ -161,13 +161,16 @@ class Changes:
         difference = Difference(section, name, before, {**before, "status": status})
         if before["status"] == status:
             return Outcome("", "unchanged", (), {}, None)
+        if before["status"] == "revoked":
+            raise ManifestInvalid(f"{name} is revoked, which is narrower; giving rights back is a change to propose.")
         event = self._event(
             Kind.AGENT_CONTAINED, by, request_id, {"section": section, "name": name, "status": status, "why": why}
         )
-        receipt = await self.audit.record(
-            Step((event,), change=lambda session: effects.contain(session, section, name, status, now=event.at))
-        )
-        effects.install(receipt.result, self.directory, self.catalogue, self.policies)
+
+        def change(session: Session) -> effects.Applied:
+            return effects.contain(session, section, name, status, now=event.at)
+
+        receipt = await self.audit.record(Step((event,), change=change, landed=self._install))
         return Outcome("", "activated", (difference,), {}, receipt.indices[0])
 
     async def _plan(self, document: object, by: Operator | None) -> Plan:
@@ -223,11 +226,14 @@ class Changes:
                 _close(session, plan.id, "activated", approved_by.name)
             return effects.apply(session, plan, by=by.name, now=event.at, entropy=self.entropy)
 
-        receipt = await self.audit.record(Step((event,), change=change))
+        receipt = await self.audit.record(Step((event,), change=change, landed=self._install))
         applied = receipt.result
-        effects.install(applied, self.directory, self.catalogue, self.policies)
         assert isinstance(applied, effects.Applied)
         return Outcome(plan.id, "activated", plan.differences, dict(applied.links), receipt.indices[0])
+
+    def _install(self, applied: object) -> None:
+        """Takes what is durable into use."""
+        effects.install(applied, self.directory, self.catalogue, self.policies)
 
     def _event(self, kind: Kind, by: Operator, request_id: str, remedy: dict[str, object]) -> Event:
         return Event(

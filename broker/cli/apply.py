@@ -80,7 +80,7 @@ def apply(
         with Api() as api:
             outcome = api.post("/changes", document, dry_run=dry_run)
         given = " ".join(f"-f {shlex.quote(str(each))}" for each in file)
-        outcomes.show(outcome, json=json, again=f"broker apply {given} --dry-run")
+        outcomes.show(outcome, json=json)
 
 
 @commands.command()
@@ -131,11 +131,35 @@ def list_changes(
 
 
 @commands.command()
+def review(id: Id, json: Json = False) -> None:
+    """Shows what waits for approval: who proposed it, and what approving it would change now.
+
+    Example: `broker apply review 3f9a1c`
+    """
+    with refusing(json):
+        from broker.cli import differences
+        from broker.cli.api import Api
+
+        whole = _pending(id)
+        with Api() as api:
+            found = api.get(f"/changes/{whole}")
+        if json:
+            print_json(found)
+            return
+        differences.show(found["differences"])
+        say(f"Proposed by {found['proposed_by']} at {utc(found['proposed_at'])}.")
+        if found["stale"]:
+            say("It cannot be approved any more: what it touches has changed. It must be proposed again.", "bold red")
+        else:
+            say(f"To put it in force: broker apply approve {whole}")
+
+
+@commands.command()
 def approve(id: Id, json: Json = False) -> None:
     """Approves what another admin proposed, and puts it in force.
 
-    A change's name is the hash of its manifest and of the policies that it was made against. So
-    `broker apply -f FILE --dry-run` on the same manifest shows what it changes, under the same name.
+    A change's name is the hash of its manifest and of all that it would change: look at it with
+    `broker apply review` first, and you approve what you saw or nothing.
 
     Example: `broker apply approve 3f9a1c`
     """

@@ -11,13 +11,12 @@ from broker.cli.output import plain, print_json, say
 _LINK_HINT = "One-time sign-in links, shown this once and good for ten minutes. Hand each to its operator in private:"
 
 
-def show(outcome: dict[str, Any], *, json: bool, again: str = "") -> None:
+def show(outcome: dict[str, Any], *, json: bool) -> None:
     """Prints an outcome of the API.
 
     Args:
         outcome: `id`, `status`, `record`, `differences` and `sign_in_links`.
         json: print it as it is.
-        again: the command that shows a second admin the same change before approving it.
     """
     if json:
         print_json(outcome)
@@ -30,9 +29,9 @@ def show(outcome: dict[str, Any], *, json: bool, again: str = "") -> None:
         say(f"Checked, and nothing was changed. The change would be {id}.", "bold")
     elif status == "pending":
         say(f"Proposed as record {outcome['record']}, and not in force: a second admin must approve it.", "bold yellow")
-        if again:
-            say(f"The other admin looks at the same change with\n  {again}")
-        say(f"and, if it says the change {id}, runs\n  broker apply approve {id}")
+        say(
+            f"The other admin looks at it and approves it with\n  broker apply review {id}\n  broker apply approve {id}"
+        )
     else:
         say(f"In force, as record {outcome['record']} says.", "bold green")
     if outcome["sign_in_links"]:

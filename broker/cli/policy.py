@@ -165,7 +165,7 @@ def activate(folder: Folder, dry_run: DryRun = False, json: Json = False) -> Non
         whole: dict[str, Any] = {"files": source.files, "cases": source.cases}
         if own:
             whole["schema"] = source.schema
-        _propose(whole, dry_run=dry_run, json=json, again=f"broker policy activate {folder} --dry-run")
+        _propose(whole, dry_run=dry_run, json=json)
 
 
 @commands.command()
@@ -205,7 +205,7 @@ def rollback(
     with refusing(json):
         texts = _texts(hash)
         whole = {member: texts[member] for member in ("schema", "files", "cases")}
-        _propose(whole, dry_run=dry_run, json=json, again=f"broker policy rollback {texts['hash']} --dry-run")
+        _propose(whole, dry_run=dry_run, json=json)
 
 
 def _texts(prefix: str) -> dict[str, Any]:

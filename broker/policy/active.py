@@ -112,7 +112,6 @@ def activate(session: Session, checked: Checked, *, expected: str | None, by: st
     row.vocabulary = checked.source.schema
     row.files = orjson.dumps(dict(checked.source.files)).decode()
     row.cases = orjson.dumps(dict(checked.source.cases)).decode()
-    row.activated_at, row.activated_by = now, by
     session.add(row)
     active = session.get(ActivePolicyRow, 1)
     if active is None and expected is None:

@@ -32,6 +32,7 @@ from broker.policy.source import refusal
 
 MAX_FILE_CHARS = 1_000_000
 
+_FILE_NAME = re.compile(r"[a-z0-9_-]{1,64}\.yaml")
 _UID = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)::"([^"\\]+)"')
 
 
@@ -138,6 +139,8 @@ class _Place:
 
 def _cases(file: str, text: str) -> Iterable[Case]:
     place = _Place(file)
+    if not _FILE_NAME.fullmatch(file):
+        raise place.wrong("name case files with small letters, digits, - and _, ending in .yaml, without a folder.")
     if len(text) > MAX_FILE_CHARS:
         raise place.wrong(f"more than {MAX_FILE_CHARS} characters; split it.")
     try:

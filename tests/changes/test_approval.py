@@ -45,7 +45,7 @@ async def test_whatever_widens_waits(
         "from suspended to revoked and so on is no way round": {"agents": {"stopped": {"status": "revoked"}}},
         "a new attester": {"attesters": {"new": {**OIDC, "issuer": "https://new.example"}}},
         "another audience": {"attesters": {"platform": {**world["attesters"]["platform"], "audience": "https://x"}}},
-        "an attester switched on": {"attesters": {"off": OIDC}},
+        "an attester switched on": {"attesters": {"off": {**OIDC, "status": "active"}}},
         "a new endpoint": {"endpoints": {"new": {"base_url": "https://new.example/v1", "models": ["n"]}}},
         "another model": {"endpoints": {"stand-in": {**stand_in, "models": [MODEL, OTHER_MODEL, "third"]}}},
         "another address": {"endpoints": {"stand-in": {**stand_in, "base_url": f"{run.provider.origin}/v2"}}},

@@ -75,6 +75,34 @@ async def test_what_is_not_mentioned_stays(run: Running, admin: httpx2.AsyncClie
     assert (await admin.get("/api/v1/endpoints")).json()["endpoints"][0]["name"] == "stand-in"
 
 
+async def test_describing_again_gives_no_rights_back(run: Running, admin: httpx2.AsyncClient) -> None:
+    """A manifest applied again, as a pipeline does, leaves stopped what was stopped; `status` alone gives rights back."""
+    world = {**run.world(), "agents": {"a": AGENT_SPEC}, "operators": {"eve": {"roles": ["auditor"]}}}
+    await run.apply(world, admin)
+    for section, name, status in (
+        ("agents", "a", "revoked"),
+        ("attesters", "platform", "disabled"),
+        ("endpoints", "stand-in", "disabled"),
+        ("operators", "eve", "suspended"),
+    ):
+        body = {"section": section, "name": name, "status": status, "why": "a test"}
+        assert (await admin.post("/api/v1/contain", json=body)).json()["status"] == "activated"
+    assert (await _propose(admin, world)).json()["status"] == "unchanged"
+    await run.apply({"endpoints": {"stand-in": {**world["endpoints"]["stand-in"], "models": [MODEL]}}}, admin)
+    assert run.broker.gateway.catalogue.endpoints["stand-in"].status == "disabled"
+    weaker = {"section": "agents", "name": "a", "status": "suspended", "why": "a test"}
+    assert (await admin.post("/api/v1/contain", json=weaker)).status_code == 422
+    await run.apply({"agents": {"a": {"status": "active"}}}, admin)
+    assert run.broker.directory.agents["a"].status == "active"
+
+
+async def test_case_files_have_plain_names(run: Running, admin: httpx2.AsyncClient) -> None:
+    """A case file's name can lead nowhere: what is stored may be written to a folder later."""
+    refused = await _propose(admin, {"cases": {"../../x.yaml": "[]"}})
+    assert refused.status_code == 422
+    assert "name case files" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("files", "problem", "told"),
     [

@@ -49,7 +49,7 @@ def test_what_widens_waits_for_the_second_admin(two: Two, tmp_path: Path) -> Non
     (pending,) = [c["id"] for c in two.bob.json("apply", "list")["changes"]]
     assert "not in force" in shown
     assert f"broker apply approve {pending}" in shown
-    assert f"broker apply -f {manifest} --dry-run" in shown
+    assert f"broker apply review {pending}" in shown
     two.bob.refused("agents", "show", "waits")
     two.first.ok("apply", "withdraw", pending)
 
@@ -63,9 +63,12 @@ def test_nobody_approves_their_own_change(two: Two, tmp_path: Path) -> None:
 
 
 def test_the_second_admin_sees_the_same_change_and_approves_it(two: Two, tmp_path: Path) -> None:
-    """A dry run of the same manifest has the same name; the beginning of the name is enough."""
-    change, manifest = propose(two.first, tmp_path, "approved")
-    assert two.bob.json("apply", "-f", str(manifest), "--dry-run")["id"] == change
+    """She is shown what it changes and who proposed it; the beginning of the change's name is enough."""
+    change, _ = propose(two.first, tmp_path, "approved")
+    reviewed = two.bob.ok("apply", "review", change[:10])
+    assert "agents/approved: new" in reviewed
+    assert "Proposed by admin" in reviewed
+    assert two.bob.json("apply", "review", change)["stale"] is False
     shown = two.bob.ok("apply", "approve", change[:10])
     assert "agents/approved: new" in shown
     assert "In force" in shown

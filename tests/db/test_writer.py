@@ -128,6 +128,21 @@ async def test_what_did_not_begin_in_time_does_not_happen(engine: Engine) -> Non
     assert notes.abandoned == []
 
 
+async def test_those_who_left_hold_up_nobody(engine: Engine) -> None:
+    """No transaction is begun for callers that are gone: what comes after them does not wait for it."""
+    notes = Notes(engine, max_batch=1)
+    await notes.hold()
+    gone = await notes.queue("one", "two", "three")
+    for task in gone:
+        task.cancel()
+    await asyncio.wait(gone)
+    notes.gate.open()
+    await notes.writer.submit("last")
+    assert notes.gate.points.count("begun") == 2
+    assert notes.stored() == ["first", "last"]
+    notes.writer.close()
+
+
 async def test_what_waited_in_vain_for_the_lock_does_not_happen(tmp_path: Path, engine: Engine) -> None:
     """While another process holds the database, a caller leaves in time, and its work is not applied afterwards."""
     notes = Notes(engine, timeout_s=0.05)
@@ -223,8 +238,9 @@ async def test_close_writes_what_waits(engine: Engine) -> None:
     await ending
     assert await asyncio.gather(first, *waiting)
     assert len(notes.stored()) == 21
-    with pytest.raises(Unavailable):
-        await notes.writer.submit("too late")
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await notes.writer.submit("too late")
     assert len(notes.stored()) == 21
 
 

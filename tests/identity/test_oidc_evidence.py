@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
+from broker import jobs
 from broker.formats import base64url, jwk
 from broker.identity.attesters.attester import parse
 from broker.identity.attesters.oidc import attested
@@ -138,7 +139,10 @@ async def test_a_disabled_attester_is_refused_at_once(scene: Scene) -> None:
     """Keycloak CVE-2026-1486: disabling ends every grant that rests on it, in the moment the admin is answered."""
     assert (await scene.exchange()).status_code == 200
     await scene.contain("attesters", "platform", "disabled")
+    scene.clock.advance(601)
+    fetches = dict(scene.run.platform.fetches)
     answer = await scene.exchange()
+    assert scene.run.platform.fetches == fetches  # nor is its issuer asked for anything
     assert error_of(answer) == (400, "invalid_request")
     assert "platform is disabled" in answer.json()["error_description"]
     assert (await scene.credentials(scene.run.evidence())).status_code == 401
@@ -192,6 +196,7 @@ async def test_bound_evidence_stays_bound_to_its_end(scene: Scene) -> None:
     token = scene.run.evidence()
     assert (await scene.exchange(token)).status_code == 200
     scene.clock.advance(329)
+    await jobs.prune(scene.run.broker)
     assert "bound to another key" in (await scene.exchange(token)).json()["error_description"]
     scene.clock.advance(1)
     assert "expired" in (await scene.exchange(token)).json()["error_description"]

@@ -156,8 +156,8 @@ async def scene(tmp_path: Path, server: CrashServer) -> AsyncIterator[Scene]:
 
 @pytest.mark.parametrize("point", _POINTS)
 async def test_killed_in_an_exchange(scene: Scene, point: str) -> None:
-    """Before the commit nothing happened, and the same request works later; after it the trail has the token that nobody
-    received, and its proof is spent."""
+    """Before the commit nothing happened, and the same request works later; after it the token that nobody received is
+    in the trail, and its proof is spent."""
     run = await scene.set_up()
     before, hit = _exchange(run), _exchange(run)
     assert (await before.send(run)).status_code == 200

@@ -12,8 +12,10 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from broker import jobs
 from broker.entropy import new_id, system_entropy
 from broker.formats import jwk
 from broker.settings import Tokens
@@ -44,9 +46,11 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene
         yield found
 
 
-async def ask(scene: Scene, way: str, assertion: str) -> httpx2.Response:
-    """Shows an assertion in one of the two ways that take it."""
-    return await (scene.credentials(assertion) if way == "client_credentials" else scene.exchange(assertion))
+async def ask(scene: Scene, way: str, assertion: str, key: ec.EllipticCurvePrivateKey | None = None) -> httpx2.Response:
+    """Shows an assertion in one of the two ways that take it, under a fresh key unless told otherwise."""
+    if way == "client_credentials":
+        return await scene.credentials(assertion, key=key)
+    return await scene.exchange(assertion, key=key)
 
 
 def refused(way: str) -> tuple[int, str]:
@@ -146,11 +150,21 @@ async def test_an_assertion_works_once(scene: Scene, way: str) -> None:
             assert record.agent == CLIENT
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_assertion_works_once_under_one_key_too(scene: Scene, way: str) -> None:
+    """Unlike a platform's token it does not bind to a key: its own holder signs a new one every time."""
+    key, assertion = es256(), scene.assertion()
+    asked = [await ask(scene, way, assertion, key=key) for _ in range(2)]
+    assert asked[0].status_code == 200
+    assert error_of(asked[1]) == refused(way)
+
+
 async def test_an_assertion_is_remembered_to_the_end_of_its_leeway(scene: Scene) -> None:
     """As long as it would still be taken by its times, it is remembered."""
     assertion = scene.assertion()
     assert (await scene.credentials(assertion)).status_code == 200
     scene.clock.advance(89)
+    await jobs.prune(scene.run.broker)
     assert "used before" in (await scene.credentials(assertion)).json()["error_description"]
     scene.clock.advance(1)
     assert "expired" in (await scene.credentials(assertion)).json()["error_description"]

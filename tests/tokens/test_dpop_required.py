@@ -175,6 +175,15 @@ async def test_a_bound_token_with_a_good_proof_is_refused_as_bearer(scene: Scene
     assert answer.status_code == 401
 
 
+async def test_a_call_has_one_proof(scene: Scene) -> None:
+    """RFC 9449 §4.3 at the gateway: two good proofs are refused like none."""
+    key = es256()
+    token = (await scene.exchange(key=key)).json()["access_token"]
+    made = {"method": "GET", "url": f"{scene.url}/openai/v1/models", "access_token": token}
+    headers = [("authorization", f"DPoP {token}"), *(("dpop", scene.proof(key, age_s=0, **made)) for _ in range(2))]
+    assert (await scene.http.get("/openai/v1/models", headers=headers)).status_code == 401
+
+
 async def test_a_gateway_proof_works_once(scene: Scene) -> None:
     """The same proof at the gateway is refused the second time, and is none for the token endpoint."""
     key = es256()

@@ -119,12 +119,13 @@ async def test_a_new_link_ends_the_older_one(scene: Scene) -> None:
 async def test_an_unknown_code_is_refused_and_counted(scene: Scene, code: str) -> None:
     """A stranger who guesses learns nothing, leaves no record, and is counted."""
     await scene.counted()
-    before = len(await scene.records())
+    before, remembered = len(await scene.records()), len(scene.run.broker.sign_in.replay)
     answer = await login(scene, code)
     assert answer.status_code == 403
     assert "unknown, used or too old" in answer.json()["detail"]
     assert await scene.counted() == {"unknown_link": 1}
     assert len(await scene.records()) == before
+    assert len(scene.run.broker.sign_in.replay) <= remembered
 
 
 @pytest.mark.parametrize(
