@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,7 +78,6 @@ def apply(
         document = manifest_files.read(file)
         with Api() as api:
             outcome = api.post("/changes", document, dry_run=dry_run)
-        given = " ".join(f"-f {shlex.quote(str(each))}" for each in file)
         outcomes.show(outcome, json=json)
 
 

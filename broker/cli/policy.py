@@ -220,13 +220,13 @@ def _texts(prefix: str) -> dict[str, Any]:
     return found
 
 
-def _propose(whole: dict[str, Any], *, dry_run: bool, json: bool, again: str) -> None:
+def _propose(whole: dict[str, Any], *, dry_run: bool, json: bool) -> None:
     from broker.cli import outcomes
     from broker.cli.api import Api
 
     with Api() as api:
         outcome = api.post("/changes", {"policy_set": whole}, dry_run=dry_run)
-    outcomes.show(outcome, json=json, again=again)
+    outcomes.show(outcome, json=json)
 
 
 def _show_set(found: dict[str, Any], *, json: bool) -> None:
