@@ -184,7 +184,7 @@ def test_no_secret_shows(tmp_path: Path) -> None:
     ):
         assert secret not in shown
     assert ring.current.kid in repr(ring)
-    for key in ring.jwks()["keys"]:  # type: ignore[attr-defined]
+    for key in ring.jwks()["keys"]:  # type: ignore[attr-defined]  # a JWK Set
         assert set(key) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
 
 

@@ -14,17 +14,13 @@ ABSTRACT: frozenset[type[BrokerError]] = frozenset({BrokerError, VerificationFai
 
 def classes() -> list[type[BrokerError]]:
     """Every class of the tree."""
-    return [
-        each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BrokerError)
-    ]
+    return [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, BrokerError)]
 
 
 def without_a_row(tree: Iterable[type[BrokerError]], table: Iterable[object]) -> list[str]:
     """Names of the classes that neither have a row nor inherit one; a row for everything covers nothing."""
     rows = {each for each in table if each is not BrokerError}
-    return sorted(
-        each.__name__ for each in tree if each not in ABSTRACT and not rows.intersection(each.__mro__)
-    )
+    return sorted(each.__name__ for each in tree if each not in ABSTRACT and not rows.intersection(each.__mro__))
 
 
 def test_every_error_has_a_row() -> None:

@@ -123,9 +123,7 @@ def test_a_file_of_401_lines_is_too_long() -> None:
     assert list(too_long(Source("broker/a.py", "\n" * 401))) == ["401 lines; 400 at most"]
 
 
-@pytest.mark.parametrize(
-    "path", ["broker/utils.py", "broker/gateway/helpers/text.py", "broker/models/__init__.py"]
-)
+@pytest.mark.parametrize("path", ["broker/utils.py", "broker/gateway/helpers/text.py", "broker/models/__init__.py"])
 def test_an_empty_name_is_found(path: str) -> None:
     """The check fails on a file and on a folder."""
     assert len(list(empty_names(Source(path, "")))) == 1

@@ -76,7 +76,7 @@ async def test_what_is_not_mentioned_stays(run: Running, admin: httpx2.AsyncClie
 
 
 async def test_describing_again_gives_no_rights_back(run: Running, admin: httpx2.AsyncClient) -> None:
-    """A manifest applied again, as a pipeline does, leaves stopped what was stopped; `status` alone gives rights back."""
+    """A manifest applied again, as a pipeline does, leaves stopped what was stopped; `status` gives rights back."""
     world = {**run.world(), "agents": {"a": AGENT_SPEC}, "operators": {"eve": {"roles": ["auditor"]}}}
     await run.apply(world, admin)
     for section, name, status in (

@@ -177,7 +177,7 @@ async def test_a_caller_that_left_harms_no_other(engine: Engine) -> None:
         await notes.gate.reached()
     left.cancel()
     await asyncio.wait([left])
-    notes.abandoned = Thrower()  # type: ignore[assignment]
+    notes.abandoned = Thrower()  # type: ignore[assignment]  # a list that throws
     caught: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: caught.append(context["exception"]))
     notes.gate.open()

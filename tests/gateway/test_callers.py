@@ -102,7 +102,7 @@ async def test_a_stolen_token_without_its_key(run: Running, caller: ByHand) -> N
     def proof(**change: object) -> str:
         arguments = {"method": "POST", "url": url, "now": now, "jti": new_id(system_entropy), "access_token": token}
         key = change.pop("key", caller.key)
-        return dpop.prove(key, **{**arguments, **change})  # type: ignore[arg-type]
+        return dpop.prove(key, **{**arguments, **change})  # type: ignore[arg-type]  # a test breaks each
 
     for wrong in (
         None,

@@ -74,7 +74,7 @@ async def test_no_database_session_is_held_while_a_provider_answers(run: Running
     """While calls wait for a slow provider, not one connection to the database is taken."""
 
     async def idle() -> bool:  # the writer returns its own connection after the commit
-        return run.broker.engine.pool.checkedout() == 0  # type: ignore[attr-defined,no-any-return]
+        return run.broker.engine.pool.checkedout() == 0  # type: ignore[attr-defined,no-any-return]  # a queue pool, untyped
 
     async with asyncio.timeout(20):
         body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
