@@ -19,11 +19,12 @@ from broker.audit.tree import AuditTree
 from broker.changes.proposals import Changes
 from broker.clock import Clock, SystemClock
 from broker.db import claims
-from broker.db.engine import open_engine, reading, sqlite_url
+from broker.db.engine import DATABASE, open_engine, reading, sqlite_url
 from broker.db.lock import FolderLock
 from broker.db.reserve import DiskReserve
 from broker.db.writer import no_probe
 from broker.entropy import Entropy, new_id, system_entropy
+from broker.errors import ConfigurationError
 from broker.formats.note import NoteSigner
 from broker.gateway.calls import CallRules, Gateway
 from broker.gateway.endpoints import Catalogue
@@ -51,6 +52,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_FETCHES = 32
+"""Connections to issuers at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Broker:
@@ -76,6 +80,7 @@ class Broker:
     changes: Changes
     operators: OperatorGate
     outbound: Outbound
+    fetching: Outbound
     log_signer: NoteSigner
 
     @property
@@ -98,6 +103,12 @@ class Broker:
 
     async def start(self) -> None:
         """What is recorded before the first request: what the last run left open, the shipped policies, the start."""
+        self.tree.check_key()
+        if await asyncio.to_thread(self.tree.integrate) is None and self.keys.log_begun:
+            raise ConfigurationError(
+                f"{self.settings.storage.data_dir}: the log under these keys has begun, and the database holds none of it; "
+                "restore the database, or begin anew in another folder"
+            )
         now = self.clock.now()
         for index, agent, request_id, model in await self.read(trail.open_calls):
             closing = Event(
@@ -128,10 +139,12 @@ class Broker:
         started = self._own(Kind.BROKER_STARTED, now, {"policies": self.policies.current.hash, "log_key": self.log_key})
         await self.audit.record(Step((started,)))
         await asyncio.to_thread(self.tree.integrate)
+        self.keys.mark_log_begun()
 
     async def close(self) -> None:
         """Records the end, brings the tree up to it, and lets go of everything. Nothing is answered any more."""
         await self.gateway.finish()
+        await self.audit.settle_owed()
         now = self.clock.now()
         events = (*self.refusals.drain(now, everything=True), self._own(Kind.BROKER_STOPPED, now, {}))
         await self.audit.close_later(Step(events))
@@ -140,6 +153,7 @@ class Broker:
             await asyncio.to_thread(self.tree.integrate)
         finally:
             await self.outbound.close()
+            await self.fetching.close()
             self.engine.dispose()
             self.lock.release()
 
@@ -179,7 +193,8 @@ def assemble(
     data_dir = settings.storage.data_dir
     lock = FolderLock(data_dir)
     try:
-        keys = KeyRing(data_dir / "keys", entropy)
+        first = not (data_dir / DATABASE).exists()
+        keys = KeyRing(data_dir / "keys", entropy, log_origin=_log_origin(settings.issuer), make=first)
         engine = open_engine(sqlite_url(data_dir))
         prepare(engine)
         audit = AuditLog(
@@ -190,6 +205,11 @@ def assemble(
             timeout_s=settings.storage.commit_timeout_s,
             probe=probe,
         )
+        if audit.winding_down:
+            raise ConfigurationError(
+                f"storage.data_dir {data_dir}: needs {2 * settings.storage.reserve_mb} MB of free disk to start "
+                "(twice storage.reserve_mb)"
+            )
         return _build(settings, clock, entropy, engine, lock, keys, audit, provider_keys, outbound)
     except BaseException:
         lock.release()
@@ -208,8 +228,12 @@ def _build(
     outbound: Outbound | None,
 ) -> Broker:
     rules = _token_rules(settings)
-    signer = NoteSigner(_log_origin(settings.issuer), keys.log_key)
+    signer = NoteSigner(keys.log_origin, keys.log_key)
     out = outbound or Outbound(settings.outgoing.exceptions(), extra_ca_file=settings.outgoing.ca_file)
+    # Doors apart: calls that wait for providers take no connection from the fetching of issuers' keys.
+    fetching = outbound or Outbound(
+        settings.outgoing.exceptions(), extra_ca_file=settings.outgoing.ca_file, max_connections=_FETCHES
+    )
     directory, instances, policies = Directory(engine), Instances(engine), ActivePolicies(engine)
     catalogue, prepared, refusals = Catalogue(engine), PreparedCache(), RefusalCounter()
     replay = ReplayMemory(claims.unexpired(engine, clock.now()))
@@ -218,7 +242,7 @@ def _build(
         if settings.tokens.accept_token_endpoint_audience
         else (settings.issuer,)
     )
-    authenticator = Authenticator(directory, OidcVerifier(out, clock), clock, audiences)
+    authenticator = Authenticator(directory, OidcVerifier(fetching, clock), clock, audiences)
     verifier = TokenVerifier(rules, keys, directory, replay, clock)
     bounds = CallRules(
         settings.gateway.max_body_bytes, settings.gateway.connect_timeout_s, settings.gateway.first_byte_timeout_s
@@ -254,9 +278,10 @@ def _build(
         sign_in=SignIn(rules, directory, replay, audit, refusals, clock, entropy),
         verifier=verifier,
         gateway=Gateway(bounds, verifier, policies, prepared, catalogue, provider_keys, out, audit, refusals, clock),
-        changes=Changes(engine, directory, catalogue, policies, provider_keys, audit, clock, entropy),
+        changes=Changes(engine, directory, catalogue, policies, provider_keys, rules, audit, clock, entropy),
         operators=OperatorGate(rules, verifier, policies, prepared, audit, refusals, clock),
         outbound=out,
+        fetching=fetching,
         log_signer=signer,
     )
 

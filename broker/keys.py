@@ -22,6 +22,7 @@ from broker.entropy import Entropy
 from broker.errors import ConfigurationError
 from broker.formats.jwk import PublicKey, parse_public, to_members
 
+_FILES = ("log.pem", "log.origin", "tag.key", "nonce.key")
 _TOKEN_FILE = re.compile(r"token-[A-Za-z0-9_-]{1,64}\.pem")
 
 
@@ -44,18 +45,29 @@ class KeyRing:
     Args:
         folder: `<data folder>/keys`.
         entropy: makes the symmetric keys.
+        log_origin: what the log is called; settled when its key is made, so that verifiers can follow it when the
+            broker moves to another address.
+        make: whether missing keys may be made. Beside a database that exists they may not: a log that goes on under
+            another key, or with other pseudonyms, looks like a forged one.
 
     Raises:
-        ConfigurationError: a key file that others can read, or that holds no usable key. Fails closed.
+        ConfigurationError: a key file that is missing, that others can read, or that holds no usable key. Fails closed.
     """
 
-    def __init__(self, folder: Path, entropy: Entropy) -> None:
+    def __init__(self, folder: Path, entropy: Entropy, *, log_origin: str, make: bool = True) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"{folder}: cannot be made: {error.strerror}") from error
         _owner_only(folder)
+        self._folder = folder
         tokens = [_load_ec(path) for path in sorted(folder.iterdir()) if _TOKEN_FILE.fullmatch(path.name)]
+        missing = [name for name in _FILES if not (folder / name).exists()]
+        if not make and (missing or not tokens):
+            raise ConfigurationError(
+                f"{folder / (missing[0] if missing else 'token-….pem')}: is missing, though the database is there; "
+                "restore it from the backup that the database comes from"
+            )
         if not tokens:
             tokens = [_make_token_key(folder)]
         self._tokens = {key.kid: key for key in tokens}
@@ -63,6 +75,9 @@ class KeyRing:
         self._log = _load_or_make_log_key(folder / "log.pem")
         self._tag_key = _load_or_make_secret(folder / "tag.key", entropy)
         self._nonce_key = _load_or_make_secret(folder / "nonce.key", entropy)
+        if not (folder / "log.origin").exists():
+            write_private(folder / "log.origin", log_origin.encode())
+        self._log_origin = (folder / "log.origin").read_text("utf-8")
 
     @property
     def current(self) -> SigningKey:
@@ -73,6 +88,21 @@ class KeyRing:
     def log_key(self) -> Ed25519PrivateKey:
         """The key that signs checkpoints."""
         return self._log
+
+    @property
+    def log_origin(self) -> str:
+        """The log's name (C2SP tlog-checkpoint), the same for as long as the log lives."""
+        return self._log_origin
+
+    @property
+    def log_begun(self) -> bool:
+        """Whether a checkpoint was ever signed by the log's key: then there is a database to go on with."""
+        return (self._folder / "log.begun").exists()
+
+    def mark_log_begun(self) -> None:
+        """Notes that a checkpoint was signed."""
+        if not self.log_begun:
+            write_private(self._folder / "log.begun", b"")
 
     @property
     def tag_key(self) -> bytes:

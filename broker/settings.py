@@ -24,6 +24,10 @@ _LISTS = ("allow", "origins")
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
+_NOT_SETTINGS = frozenset({"BROKER_CONFIG", "BROKER_HOME", "BROKER_VECTORS"})
+"""Variables of that prefix that say something else: two folders and a file."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -230,8 +234,10 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
     file = str(source) if tree else ""
     origin: dict[tuple[str, ...], str] = {}
     for variable, value in os.environ.items():
-        if variable.startswith("BROKER_") and "__" in variable:
+        if variable.startswith("BROKER_") and variable not in _NOT_SETTINGS:
             keys = tuple(variable.removeprefix("BROKER_").lower().split("__"))
+            if len(keys) == 1 and keys[0] not in Settings.model_fields:
+                raise ConfigurationError(f"{variable}: is no setting; write BROKER_SECTION__KEY with two underscores")
             _put(tree, keys, value.split(",") if keys[-1] in _LISTS else value, variable)
             origin[keys] = variable
     for name, value in overrides.items():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -35,9 +36,20 @@ def main() -> None:
         if pid == 0:
             serve(Settings.model_validate(order["settings"]), Path(order["armed"]))
             os._exit(0)
-        _, status = os.waitpid(pid, 0)
+        status = _outlived(pid)
         sys.stdout.write(f"{os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}\n")
         sys.stdout.flush()
+
+
+def _outlived(pid: int) -> int:
+    """Waits for a broker's end, and ends it when the test that wanted it is gone: its pipe closes."""
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        if select.select([sys.stdin], [], [], 0.005)[0]:
+            os.kill(pid, signal.SIGKILL)
+            sys.exit(1)
 
 
 def serve(settings: Settings, armed: Path) -> None:

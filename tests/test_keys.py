@@ -25,7 +25,7 @@ from broker.keys import KeyRing, load_private_pem, write_private
 
 
 def _ring(folder: Path) -> KeyRing:
-    return KeyRing(folder, system_entropy)
+    return KeyRing(folder, system_entropy, log_origin="broker.example/log")
 
 
 def _pem(key: Any, encryption: Any = None) -> bytes:
@@ -43,7 +43,8 @@ def test_the_first_start_makes_keys_for_the_owner_alone(tmp_path: Path) -> None:
     _ring(tmp_path / "keys")
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "keys").iterdir()}
     assert set(modes.values()) == {0o600}
-    assert sorted(name.partition("-")[0] for name in modes) == ["log.pem", "nonce.key", "tag.key", "token"]
+    names = sorted(name.partition("-")[0] for name in modes)
+    assert names == ["log.origin", "log.pem", "nonce.key", "tag.key", "token"]
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
 
 
@@ -229,3 +230,19 @@ def test_a_users_key_is_read_by_the_same_rules(tmp_path: Path) -> None:
         assert _pem(load_private_pem(tmp_path / f"{number}.pem")) == _pem(key)
     with pytest.raises(ConfigurationError, match=r"absent\.pem: cannot be read"):
         load_private_pem(tmp_path / "absent.pem")
+
+
+@pytest.mark.parametrize("lost", ["log.pem", "log.origin", "tag.key", "nonce.key", "token-*.pem"])
+def test_lost_keys_are_not_made_anew_beside_a_database(tmp_path: Path, lost: str) -> None:
+    """A log never goes on under another key, name or pseudonyms: the start is refused, and the missing file named."""
+    _ring(tmp_path)
+    next(tmp_path.glob(lost)).unlink()
+    with pytest.raises(ConfigurationError, match=lost.partition("*")[0]):
+        KeyRing(tmp_path, system_entropy, log_origin="broker.example/log", make=False)
+
+
+def test_the_log_keeps_its_name(tmp_path: Path) -> None:
+    """A broker that moves to another address goes on with the log that verifiers know."""
+    _ring(tmp_path)
+    moved = KeyRing(tmp_path, system_entropy, log_origin="elsewhere.example/log", make=False)
+    assert moved.log_origin == "broker.example/log"

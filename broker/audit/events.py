@@ -43,8 +43,17 @@ ABANDONED: Mapping[Kind, Kind] = {
     Kind.CALL_ADMITTED: Kind.CALL_ABANDONED,
     Kind.CHANGE_ACTIVATED: Kind.CHANGE_ABANDONED,
     Kind.CHANGE_PROPOSED: Kind.CHANGE_ABANDONED,
+    Kind.AGENT_CONTAINED: Kind.CHANGE_ABANDONED,
 }
-"""What closes a record whose effect nobody received."""
+"""What closes a record whose caller was not told of it."""
+
+
+def why_abandoned(end: Kind) -> str:
+    """What the closing record says: a grant that nobody received came to nothing, a change took effect all the same."""
+    if end is Kind.CHANGE_ABANDONED:
+        return "it took effect; its caller had left, or was told that it may have"
+    return "its caller had left, or was told that nothing was done"
+
 
 CALL_ENDS = frozenset({Kind.CALL_COMPLETED, Kind.CALL_FAILED, Kind.CALL_ABANDONED})
 """The kinds that close a `CallAdmitted` with the same request id."""

@@ -19,7 +19,7 @@ import orjson
 from sqlalchemy import Connection, Engine
 from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
-from broker.audit.events import ABANDONED, Event
+from broker.audit.events import ABANDONED, Event, why_abandoned
 from broker.db.claims import Claim, take
 from broker.db.engine import BIG_INTEGER, insert_rows, is_full, reading
 from broker.db.reserve import DiskReserve
@@ -171,6 +171,11 @@ class AuditLog:
         """True while the disk is full: only the ends of what was begun are recorded."""
         return self._winding_down
 
+    @property
+    def ready(self) -> bool:
+        """Whether new steps can be recorded, as far as the last ones tell."""
+        return not (self._winding_down or self._owed or self._writer.failing)
+
     async def record(self, step: Step) -> Receipt:
         """Waits until the step is durable; only then may it take effect.
 
@@ -191,6 +196,8 @@ class AuditLog:
         step = replace(step, closing=True)
         try:
             await self.record(step)
+        except ClaimTaken:
+            log.info("the end of a request was recorded already")
         except Unavailable:
             log.warning("the end of a request could not be recorded yet")
             self._owed.append(step)
@@ -202,6 +209,8 @@ class AuditLog:
         while self._owed:
             try:
                 await self.record(self._owed[0])
+            except ClaimTaken:
+                log.info("the end of a request was recorded already")
             except Unavailable:
                 break
             except BrokerError:
@@ -295,11 +304,10 @@ class AuditLog:
         """Runs on the loop: the commit landed after the caller had been told 503, or had left."""
         if work.step.landed is not None:
             work.step.landed(receipt.result)
-        why = "its caller had left, or was told that nothing was done"
         ends = tuple(
-            replace(event, kind=ABANDONED[event.kind], remedy={"closes": idx, "why": why})
+            replace(event, kind=end, remedy={"closes": idx, "why": why_abandoned(end)})
             for event, idx in zip(work.step.events, receipt.indices, strict=True)
-            if event.kind in ABANDONED
+            if (end := ABANDONED.get(event.kind)) is not None
         )
         if ends:
             task = asyncio.get_running_loop().create_task(self.close_later(Step(ends)))

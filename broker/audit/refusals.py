@@ -13,6 +13,33 @@ _MAX_FINISHED = 16 * MAX_COUNTED
 """Events that wait to be handed out; then a minute goes on until they are."""
 
 
+ALLOWED_A_MINUTE = 30
+"""Refusals recorded singly for one attester in a minute, of workloads that no rule knows."""
+
+
+class Allowance:
+    """How many records those may cause in a minute who have proved who they are, and that they are nobody of ours."""
+
+    def __init__(self) -> None:
+        self._minute = 0
+        self._left: dict[str, int] = {}
+
+    def admits(self, name: str, now: float) -> bool:
+        """Whether one more may be recorded singly.
+
+        Args:
+            name: whose allowance; the names are ours, so there are few.
+            now: seconds since the epoch.
+        """
+        minute = int(now // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._left.clear()
+        left = self._left.get(name, ALLOWED_A_MINUTE)
+        self._left[name] = max(left - 1, 0)
+        return left > 0
+
+
 class RefusalCounter:
     """Counts (source, reason) until the minute is over. Bounded, whatever arrives."""
 

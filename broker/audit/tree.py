@@ -13,10 +13,10 @@ from sqlmodel import Field, SQLModel
 
 from broker.audit.log import stored_size
 from broker.db.engine import BIG_INTEGER, insert_rows, reading, writing
-from broker.errors import NotFound, ProofInvalid
+from broker.errors import ConfigurationError, NotFound, ProofInvalid, VerificationFailed
 from broker.formats import checkpoint, merkle
 from broker.formats.checkpoint import Checkpoint
-from broker.formats.note import NoteSigner
+from broker.formats.note import NoteSigner, NoteVerifier
 
 _SPAN = 256
 _CHUNK = 64 * _SPAN
@@ -54,6 +54,22 @@ class AuditTree:
     def __init__(self, engine: Engine, signer: NoteSigner) -> None:
         self._engine = engine
         self._signer = signer
+
+    def check_key(self) -> None:
+        """Makes sure that the newest checkpoint is this key's: a log never goes on under another. Call it at start.
+
+        Raises:
+            ConfigurationError: it is not.
+        """
+        with reading(self._engine) as session:
+            _, note = _head(session.connection())
+        try:
+            if note is not None:
+                checkpoint.open_signed(note, NoteVerifier.parse(self._signer.vkey))
+        except VerificationFailed as error:
+            raise ConfigurationError(
+                "the log's last checkpoint is not signed by keys/log.pem; restore the key that the log began with"
+            ) from error
 
     def integrate(self) -> str | None:
         """Brings the tree up to the durable entries; returns the newest checkpoint, or None for an empty log.

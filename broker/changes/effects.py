@@ -62,12 +62,9 @@ def apply(session: Session, plan: Plan, *, by: str, now: float, entropy: Entropy
         revision = active.activate(session, plan.checked, expected=plan.base, by=by, now=now)
     ruled = tuple(agent for id, rule in plan.rules.items() for agent in _follow(session, id, rule, now=now))
     links = {
-        operator.name: operators.new_link(session, operator.name, now=now, entropy=entropy)
-        for operator in plan.values.operators
-        if not operator.keys and operator.status == "active"
+        name: operators.new_link(session, name, now=now, entropy=entropy, thumbprint=thumbprint)
+        for name, thumbprint in plan.links.items()
     }
-    for name in plan.manifest.relinked - links.keys():
-        links[name] = operators.new_link(session, name, now=now, entropy=entropy)
     return Applied(replace(plan.values, agents=(*plan.values.agents, *ruled)), links, plan.checked, revision)
 
 

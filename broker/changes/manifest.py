@@ -3,17 +3,19 @@
     attesters: {NAME: {kind: oidc, issuer: …, audience: …}}
     endpoints: {NAME: {base_url: …, secret: …, models: […]}}
     agents:    {ID:   {owner: …, purpose: …, ceiling: […], keys: […]}}
-    operators: {NAME: {roles: [admin | auditor]}}
+    operators: {NAME: {roles: [admin | auditor], new_link: true, key: THUMBPRINT}}
     policies:  {FILE.cedar: TEXT or null}       merged into the set in force; null removes a file
     cases:     {FILE.yaml: TEXT or null}
     policy_set: {files: {…}, cases: {…}}        in place of the two above: the whole set
 
-Everything may carry `status`; an agent that is known may carry it alone. Unknown keys are refused; what is not
-mentioned stays as it is.
+`new_link` asks for another sign-in link; `key` is the thumbprint of the only key that may spend an operator's link, and
+must be there once a second person may approve. Everything may carry `status`; an agent that is known may carry it
+alone. Unknown keys are refused; what is not mentioned stays as it is.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -27,6 +29,10 @@ from broker.identity.attesters import Attester
 from broker.identity.attesters.attester import parse as parse_attester
 from broker.identity.operators import Operator
 
+ANY_KEY = "any key"
+"""How a difference shows a link that names no key."""
+
+_THUMBPRINT = re.compile(r"[A-Za-z0-9_-]{43}")
 _SECTIONS = frozenset({"attesters", "endpoints", "agents", "operators", "policies", "cases", "policy_set"})
 _MAX_ITEMS = 10_000
 
@@ -37,8 +43,8 @@ class Manifest:
 
     `policies` and `cases` map file names to texts or None; `whole_set` says that they replace the set in force.
     `statuses` are those of agents of which nothing else is said; `unstated` are the (section, name) of which everything
-    but the status is said. `relinked` names the operators who get a new sign-in link. `document` is the manifest as
-    given.
+    but the status is said. `relinked` names the operators who get a new sign-in link; `link_keys` are the
+    thumbprints of the keys that may spend links. `document` is the manifest as given.
     """
 
     document: Mapping[str, Any]
@@ -53,6 +59,7 @@ class Manifest:
     schema: str | None = None
     whole_set: bool = False
     relinked: frozenset[str] = frozenset()
+    link_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse(document: object) -> Manifest:
@@ -95,6 +102,7 @@ def parse(document: object) -> Manifest:
         schema,
         bool(whole),
         frozenset(n for n, spec in described_operators.items() if spec.get("new_link", False)),
+        {n: spec["key"] for n, spec in described_operators.items() if "key" in spec},
     )
 
 
@@ -203,11 +211,13 @@ def _operator(name: str, spec: Mapping[str, Any]) -> Operator:
     where = f"operator {name}"
     if not operators.OPERATOR_NAME.fullmatch(name):
         raise ManifestInvalid(f"{where}: names are small letters, digits and . _ - up to 63.")
-    unknown = set(spec) - {"roles", "status", "new_link"}
+    unknown = set(spec) - {"roles", "status", "new_link", "key"}
     if unknown:
         raise ManifestInvalid(f"{where}: unknown member `{sorted(unknown)[0]}`.")
     if not isinstance(spec.get("new_link", False), bool):
         raise ManifestInvalid(f"{where}: `new_link` must be true or false.")
+    if "key" in spec and not (isinstance(spec["key"], str) and _THUMBPRINT.fullmatch(spec["key"])):
+        raise ManifestInvalid(f"{where}: `key` must be the thumbprint that `broker login --new-key` prints.")
     roles = spec.get("roles")
     if not isinstance(roles, list) or not roles or not set(map(str, roles)) <= set(operators.ROLES):
         raise ManifestInvalid(f"{where}: `roles` must list some of {', '.join(operators.ROLES)}.")

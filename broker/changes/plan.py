@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from broker.changes import manifest as manifests
 from broker.changes.manifest import Manifest
-from broker.errors import Malformed, ManifestInvalid, OutboundRefused, PolicyInvalid
+from broker.errors import Malformed, ManifestInvalid, OutboundRefused
 from broker.formats.canonical_json import canonical
 from broker.gateway.endpoints import Catalogue, Endpoint
 from broker.gateway.upstream import ProviderKeys
@@ -21,7 +21,6 @@ from broker.policy import active
 from broker.policy.active import ActivePolicies, Checked
 from broker.policy.annotations import EnrolmentRule, enrolment_rule
 from broker.policy.engine import PolicySet
-from broker.policy.request import Entity, Request
 from broker.policy.shipped import PolicyFiles
 
 
@@ -93,6 +92,7 @@ class Plan:
         revision: how many sets had been activated then; it tells apart sets that differ in their cases alone.
         checked: the new policy set, with every case passed; None if policies stay.
         rules: enrolment rules that fix something else from now on, by `@id`; None for one that is gone.
+        links: who gets a sign-in link, and the thumbprint of the only key that may spend it ("" for any).
     """
 
     id: str
@@ -103,11 +103,12 @@ class Plan:
     base: str
     revision: int
     rules: Mapping[str, EnrolmentRule | None]
+    links: Mapping[str, str]
 
     @property
     def widens(self) -> bool:
         """True unless every difference narrows."""
-        return bool(self.manifest.relinked) or not all(difference.narrows for difference in self.differences)
+        return not all(difference.narrows for difference in self.differences)
 
 
 def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
@@ -155,14 +156,20 @@ def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
         if _differs(differences, "agents", id, before, manifests.describe_agent(agent)):
             agents.append(agent)
     operators: list[Operator] = []
+    links: dict[str, str] = {}
     for name, operator in manifest.operators.items():
         known_operator = known.operators.get(name)
         operator = _as_it_was(operator, known_operator, ("operators", name) in manifest.unstated)
         if known_operator is not None:
             operator = replace(operator, keys=known_operator.keys)
         before = manifests.describe_operator(known_operator) if known_operator is not None else None
-        if _differs(differences, "operators", name, before, manifests.describe_operator(operator)):
+        after = manifests.describe_operator(operator)
+        if before != after:
             operators.append(operator)
+        if name in manifest.relinked or (before != after and not operator.keys and operator.status == "active"):
+            links[name] = _link_key(name, manifest, known)
+            after["new_link"] = links[name] or manifests.ANY_KEY
+        _differs(differences, "operators", name, before, after)
     checked = _policies(manifest, known.source, differences)
     return Plan(
         _identity(known.policies.hash, manifest, differences),
@@ -173,6 +180,7 @@ def make(document: object, known: Known, provider_keys: ProviderKeys) -> Plan:
         known.policies.hash,
         known.revision,
         changed_rules(known.policies, checked.policies) if checked is not None else {},
+        links,
     )
 
 
@@ -185,6 +193,15 @@ def changed_rules(old: PolicySet, new: PolicySet) -> dict[str, EnrolmentRule | N
 def _rules(policies: PolicySet) -> dict[str, EnrolmentRule]:
     rules = (enrolment_rule(p) for p in policies.policies if p.effect == "permit" and p.action == ("enrol",))
     return {rule.policy: rule for rule in rules if rule.ceiling is not None}
+
+
+def _link_key(name: str, manifest: Manifest, known: Known) -> str:
+    """The key that may spend an operator's link; it is nobody else's."""
+    thumbprint = manifest.link_keys.get(name, "")
+    for other in known.operators.values():
+        if other.name != name and any(key.thumbprint == thumbprint for key in other.keys):
+            raise ManifestInvalid(f"operator {name}: `key` is a key of the operator {other.name}.")
+    return thumbprint
 
 
 def _as_it_was(new: ThingT, known: ThingT | None, unstated: bool) -> ThingT:
@@ -240,26 +257,10 @@ def _ruled(wanted: Agent, known: Agent) -> Agent:
     return replace(known, status=wanted.status)
 
 
-def leaves_a_way_back(policies: PolicySet, by: Operator) -> None:
-    """Refuses a set that would lock out whoever puts it in force: nobody could roll it back. Fails closed.
-
-    Raises:
-        PolicyInvalid: under this set, `by` could not propose another.
-    """
-    broker = Entity(("Broker", "this"))
-    try:
-        entities = policies.prepare([by.entity(), broker])
-        decision = policies.decide(Request(by.uid, "propose", broker.uid), entities)
-    except Malformed as error:
-        raise PolicyInvalid(f"The vocabulary does not fit the broker's own operators: {error.detail}") from error
-    if not decision.permitted:
-        raise PolicyInvalid("Under this set you could not propose changes any more. Keep a permit for it.")
-
-
 def _identity(base: str, manifest: Manifest, differences: list[Difference]) -> str:
     changed = [[d.section, d.name, d.before, d.after] for d in differences]
     try:
-        text = canonical({"base": base, "manifest": _jsonable(manifest.document), "differences": _jsonable(changed)})
+        text = canonical({"base": base, "manifest": jsonable(manifest.document), "differences": jsonable(changed)})
     except Malformed as error:
         raise ManifestInvalid(f"The manifest holds what JSON cannot say exactly: {error.detail}") from error
     return hashlib.sha256(text).hexdigest()
@@ -295,9 +296,10 @@ def one_endpoint_a_model(endpoints: Mapping[str, Endpoint]) -> None:
                 )
 
 
-def _jsonable(value: object) -> object:
+def jsonable(value: object) -> object:
+    """A value with plain dicts and lists all the way down, as canonical JSON takes them."""
     if isinstance(value, Mapping):
-        return {str(key): _jsonable(member) for key, member in value.items()}
+        return {str(key): jsonable(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_jsonable(member) for member in value]
+        return [jsonable(member) for member in value]
     return value

@@ -13,21 +13,25 @@ from sqlalchemy import Engine
 from sqlmodel import Field, Session, SQLModel, col, select, update
 
 from broker.audit.events import Event, Kind
-from broker.audit.log import AuditLog, Step
-from broker.changes import effects
-from broker.changes.plan import Difference, Known, Plan, leaves_a_way_back, make
+from broker.audit.log import AuditLog, Receipt, Step
+from broker.changes import effects, second_person
+from broker.changes.account import account
+from broker.changes.plan import Difference, Known, Plan, make
 from broker.clock import Clock
 from broker.db.engine import reading
 from broker.entropy import Entropy
-from broker.errors import AccessDenied, CasesFailed, Conflict, ManifestInvalid, NotFound, PolicyInvalid
+from broker.errors import AccessDenied, CasesFailed, Conflict, ManifestInvalid, NotFound, PolicyInvalid, Unavailable
 from broker.gateway.endpoints import Catalogue
 from broker.gateway.upstream import ProviderKeys
+from broker.identity import operators
 from broker.identity.directory import Directory
 from broker.identity.operators import Operator
 from broker.policy.active import ActivePolicies
+from broker.tokens.issue import TokenRules
 
 _MAX_SHOWN = 2_000
 _NOT_WAITING = "No such proposal waits for approval."
+_ACTIONS = {Kind.AGENT_CONTAINED: "contain", Kind.LINK_ISSUED: "link"}
 
 
 class ProposalRow(SQLModel, table=True):
@@ -77,6 +81,7 @@ class Changes:
     catalogue: Catalogue
     policies: ActivePolicies
     provider_keys: ProviderKeys
+    rules: TokenRules
     audit: AuditLog
     clock: Clock
     entropy: Entropy
@@ -89,12 +94,13 @@ class Changes:
             Conflict: something it touches changed meanwhile; recorded.
         """
         async with self._recording_refusals(by, request_id, but_not=dry_run):
-            plan = await self._plan(document, by)
-            if not plan.differences and not plan.manifest.relinked:
+            alone = not second_person.others(self.policies.current, self.directory.operators.values(), by)
+            plan = await self._plan(document, by, alone=alone)
+            if not plan.differences:
                 return Outcome(plan.id, "unchanged", (), {}, None)
             if dry_run:
                 return Outcome(plan.id, "checked", plan.differences, {}, None)
-            if plan.widens and self.directory.admins() >= 2:
+            if plan.widens and not alone:
                 return await self._wait(plan, by=by, request_id=request_id)
             return await self._activate(plan, by=by, approved_by=None, request_id=request_id)
 
@@ -105,7 +111,8 @@ class Changes:
             NotFound: no such proposal waits.
             AccessDenied: the proposer cannot approve it; recorded.
             ManifestInvalid, PolicyInvalid, CasesFailed: it would not be taken any more; recorded.
-            Conflict: what it touches is not as it was when it was proposed; recorded.
+            Conflict: what it touches is not as it was when it was proposed, or its proposer may not propose any more;
+                recorded.
         """
         row = await asyncio.to_thread(self._row, id)
         if row.status != "pending":
@@ -113,11 +120,13 @@ class Changes:
         async with self._recording_refusals(by, request_id):
             if row.proposed_by == by.name:
                 raise AccessDenied("A second admin must approve this change: you proposed it.", reason="own_proposal")
-            plan = await self._plan(row.manifest, by)
+            proposer = self._proposer(row)
+            if proposer is None:
+                raise Conflict(f"{row.proposed_by}, who proposed this, may not propose any more. Propose it yourself.")
+            plan = await self._plan(row.manifest, by, alone=False)
             if plan.id != id:
                 raise Conflict("What this touches changed since it was proposed. Look at it, and propose it again.")
-            proposer = self.directory.operators.get(row.proposed_by)
-            return await self._activate(plan, by=proposer or by, approved_by=by, request_id=request_id)
+            return await self._activate(plan, by=proposer, approved_by=by, request_id=request_id)
 
     async def preview(self, id: str) -> tuple[ProposalRow, Plan | None]:
         """A proposal, and what approving it would do now; None if it cannot be approved any more.
@@ -126,10 +135,10 @@ class Changes:
             NotFound: there never was such a proposal.
         """
         row = await asyncio.to_thread(self._row, id)
-        if row.status != "pending":
+        if row.status != "pending" or self._proposer(row) is None:
             return row, None
         try:
-            plan = await self._plan(row.manifest, None)
+            plan = await self._plan(row.manifest, None, alone=False)
         except (ManifestInvalid, CasesFailed, PolicyInvalid):
             return row, None
         return row, plan if plan.id == id else None
@@ -141,12 +150,14 @@ class Changes:
             NotFound: no such proposal waits.
         """
         event = self._event(Kind.CHANGE_REFUSED, by, request_id, {"change": id, "reason": "withdrawn"})
-        await self.audit.record(Step((event,), change=lambda session: _close(session, id, "withdrawn", by.name)))
+        await self._record(Step((event,), change=lambda session: _close(session, id, "withdrawn", by.name)))
 
     async def contain(
         self, section: str, name: str, status: str, why: str, *, by: Operator, request_id: str
     ) -> Outcome:
         """Suspends, revokes or disables one agent, attester, endpoint or operator at once; needs one person.
+
+        What an operator proposed, and nobody has approved, is withdrawn with that.
 
         Raises:
             NotFound: there is no such thing.
@@ -163,23 +174,49 @@ class Changes:
             return Outcome("", "unchanged", (), {}, None)
         if before["status"] == "revoked":
             raise ManifestInvalid(f"{name} is revoked, which is narrower; giving rights back is a change to propose.")
-        event = self._event(
-            Kind.AGENT_CONTAINED, by, request_id, {"section": section, "name": name, "status": status, "why": why}
-        )
+        told = {"section": section, "name": name, "before": before["status"], "status": status, "why": why}
+        event = self._event(Kind.AGENT_CONTAINED, by, request_id, told)
 
         def change(session: Session) -> effects.Applied:
-            return effects.contain(session, section, name, status, now=event.at)
+            applied = effects.contain(session, section, name, status, now=event.at)
+            _withdraw_of_the_stopped(session, applied, by.name)
+            return applied
 
-        receipt = await self.audit.record(Step((event,), change=change, landed=self._install))
+        receipt = await self._record(Step((event,), change=change, landed=self._install))
         return Outcome("", "activated", (difference,), {}, receipt.indices[0])
 
-    async def _plan(self, document: object, by: Operator | None) -> Plan:
-        """The plan of a manifest, one that `by` could take back."""
+    async def _plan(self, document: object, by: Operator | None, *, alone: bool) -> Plan:
+        """The plan of a manifest, one that `by` could take back, and that makes nobody another person."""
         known = Known.now(self.directory, self.catalogue, self.policies)
         plan = await asyncio.to_thread(make, document, known, self.provider_keys)
         if plan.checked is not None and by is not None:
-            leaves_a_way_back(plan.checked.policies, by)
+            people = {**known.operators, **{operator.name: operator for operator in plan.values.operators}}
+            second_person.leaves_a_way_back(plan.checked.policies, people, by, self.rules, alone=alone)
+        if not alone:
+            second_person.names_its_keys(plan)
         return plan
+
+    def _proposer(self, row: ProposalRow) -> Operator | None:
+        """Who proposed something, if that person may still propose."""
+        operator = self.directory.operators.get(row.proposed_by)
+        may = operator is not None and second_person.may(self.policies.current, operator, "propose")
+        return operator if operator is not None and operator.status == "active" and may else None
+
+    async def _record(self, step: Step) -> Receipt:
+        """Records a change. One that is not confirmed in time may take effect all the same, and the caller must know.
+
+        Raises:
+            Unavailable: says so.
+        """
+        try:
+            return await self.audit.record(step)
+        except Unavailable as error:
+            if self.audit.winding_down:  # nothing was written
+                raise
+            raise Unavailable(
+                "The change was not confirmed in time, and may have taken effect. Before you repeat it, look at it: "
+                "`broker apply list`, `broker apply show`, `broker audit search`."
+            ) from error
 
     @asynccontextmanager
     async def _recording_refusals(self, by: Operator, request_id: str, *, but_not: bool = False) -> AsyncIterator[None]:
@@ -209,8 +246,8 @@ class Changes:
             status="pending",
             decided_by="",
         )
-        event = self._event(Kind.CHANGE_PROPOSED, by, request_id, _shown(plan))
-        receipt = await self.audit.record(Step((event,), change=lambda session: _keep(session, row)))
+        event = self._event(Kind.CHANGE_PROPOSED, by, request_id, account(plan))
+        receipt = await self._record(Step((event,), change=lambda session: _keep(session, row)))
         return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0])
 
     async def _activate(self, plan: Plan, *, by: Operator, approved_by: Operator | None, request_id: str) -> Outcome:
@@ -218,15 +255,26 @@ class Changes:
             Kind.CHANGE_ACTIVATED,
             by,
             request_id,
-            {**_shown(plan), "approved_by": approved_by.name if approved_by else ""},
+            {**account(plan), "approved_by": approved_by.name if approved_by else ""},
+        )
+        links = tuple(
+            self._event(
+                Kind.LINK_ISSUED,
+                by,
+                request_id,
+                {"operator": name, "lifetime_s": operators.LINK_LIFETIME_S, "key": thumbprint, "change": plan.id},
+            )
+            for name, thumbprint in plan.links.items()
         )
 
         def change(session: Session) -> effects.Applied:
             if approved_by is not None:
                 _close(session, plan.id, "activated", approved_by.name)
-            return effects.apply(session, plan, by=by.name, now=event.at, entropy=self.entropy)
+            applied = effects.apply(session, plan, by=by.name, now=event.at, entropy=self.entropy)
+            _withdraw_of_the_stopped(session, applied, by.name)
+            return applied
 
-        receipt = await self.audit.record(Step((event,), change=change, landed=self._install))
+        receipt = await self._record(Step((event, *links), change=change, landed=self._install))
         applied = receipt.result
         assert isinstance(applied, effects.Applied)
         return Outcome(plan.id, "activated", plan.differences, dict(applied.links), receipt.indices[0])
@@ -242,7 +290,7 @@ class Changes:
             at=self.clock.now(),
             request_id=request_id,
             who={"agent": by.id, "roles": list(by.roles)},
-            what={"action": "contain" if kind is Kind.AGENT_CONTAINED else "change"},
+            what={"action": _ACTIONS.get(kind, "change")},
             decision={
                 "outcome": "deny" if kind is Kind.CHANGE_REFUSED else "permit",
                 "set": self.policies.current.hash,
@@ -275,12 +323,12 @@ def _close(session: Session, id: str, status: str, by: str) -> None:
         raise NotFound(_NOT_WAITING)
 
 
-def _shown(plan: Plan) -> dict[str, object]:
-    """A plan as the record tells it: what changed, not the texts of whole files."""
-    return {
-        "change": plan.id,
-        "base": plan.base,
-        "set": plan.checked.policies.hash if plan.checked is not None else plan.base,
-        "cases": plan.checked.cases_run if plan.checked is not None else 0,
-        "differences": [f"{d.section}/{d.name}" for d in plan.differences][:200],
-    }
+def _withdraw_of_the_stopped(session: Session, applied: effects.Applied, by: str) -> None:
+    """Closes what operators proposed who are stopped with this change: it must not be approved on their word."""
+    stopped = [operator.name for operator in applied.values.operators if operator.status != "active"]
+    if stopped:
+        session.exec(
+            update(ProposalRow)
+            .where(col(ProposalRow.proposed_by).in_(stopped), col(ProposalRow.status) == "pending")
+            .values(status="withdrawn", decided_by=by)
+        )

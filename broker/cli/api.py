@@ -11,19 +11,22 @@ from urllib.parse import quote, urlsplit
 
 import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from broker.client import BrokerAuth, TokenRefused
 from broker.clock import SystemClock
 from broker.entropy import new_id, system_entropy
 from broker.errors import BrokerError, ConfigurationError, Malformed
-from broker.formats import canonical_json, dpop
+from broker.formats import canonical_json, dpop, jwk
 from broker.keys import load_private_pem, write_private
 from broker.settings import user_config_dir
 
 _TIMEOUT_S = 60.0
 _PAGE = 500
 _MAX_ERROR_BYTES = 1024 * 1024
+_NEXT_KEY = "next-key.pem"
+"""The key that waits for a link that names it."""
 
 
 class ApiFailed(BrokerError):
@@ -57,7 +60,7 @@ def saved_login() -> Login:
 
 
 def sign_in(link: str) -> tuple[Login, list[str]]:
-    """Spends a one-time link for a new key, and saves both; returns the operator's roles too.
+    """Spends a one-time link for the key that waits for it, or a new one; saves both, returns the roles too.
 
     Raises:
         ConfigurationError: this is no link.
@@ -68,7 +71,8 @@ def sign_in(link: str) -> tuple[Login, list[str]]:
         raise ConfigurationError(
             "This is no sign-in link. It looks like http://127.0.0.1:8420/login#…; quote it in a shell."
         )
-    private = ec.generate_private_key(ec.SECP256R1())
+    waiting = user_config_dir() / _NEXT_KEY
+    private = load_private_pem(waiting) if waiting.exists() else _made()
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     proof = dpop.prove(private, method="POST", url=url, now=SystemClock().now(), jti=new_id(system_entropy))
     with _sending(url):
@@ -77,12 +81,30 @@ def sign_in(link: str) -> tuple[Login, list[str]]:
     folder = user_config_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"key-{new_id(system_entropy)}.pem"
-    write_private(folder / name, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    write_private(folder / name, _pem(private))
     saved = {"issuer": members["issuer"], "client_id": members["client_id"], "key": name}
     fresh = folder / f"login-{name}.json"
     write_private(fresh, json.dumps(saved).encode())
     fresh.replace(folder / "login.json")
+    waiting.unlink(missing_ok=True)
     return Login(saved["issuer"], saved["client_id"], folder / name), list(members["roles"])
+
+
+def new_key() -> str:
+    """Makes the key that the next link is spent for, unless one waits already; returns its thumbprint (RFC 7638)."""
+    folder = user_config_dir()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (folder / _NEXT_KEY).exists():
+        write_private(folder / _NEXT_KEY, _pem(_made()))
+    return jwk.parse_public(jwk.to_members(load_private_pem(folder / _NEXT_KEY).public_key())).thumbprint
+
+
+def _made() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def _pem(private: ec.EllipticCurvePrivateKey | Ed25519PrivateKey) -> bytes:
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 class Api:

@@ -24,11 +24,12 @@ A manifest is YAML or JSON. What it does not mention stays as it is; applied aga
     agents:
       triage: {owner: team-support, purpose: sorts tickets, ceiling: [openai/gpt-4o-mini]}
     operators:
-      ada: {roles: [admin, auditor]}
+      ada: {roles: [admin, auditor], key: THUMBPRINT}
     policies: {night.cedar: "the file's text, or null to remove it"}
     cases: {night.yaml: "likewise"}
 
-Once there are two admins, one proposes what widens access and another approves it.
+Once there are two admins, one proposes what widens access and another approves it, and a sign-in link is for one key:
+`broker login --new-key` prints its thumbprint on that person's machine. `new_link: true` makes another link.
 
 Examples:
 
@@ -147,7 +148,8 @@ def review(id: Id, json: Json = False) -> None:
         differences.show(found["differences"])
         say(f"Proposed by {found['proposed_by']} at {utc(found['proposed_at'])}.")
         if found["stale"]:
-            say("It cannot be approved any more: what it touches has changed. It must be proposed again.", "bold red")
+            why = "what it touches has changed, or its proposer may not propose any more"
+            say(f"It cannot be approved: {why}. It must be proposed again.", "bold red")
         else:
             say(f"To put it in force: broker apply approve {whole}")
 

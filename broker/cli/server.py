@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import orjson
 import typer
@@ -20,6 +22,12 @@ from broker.errors import BrokerError, ConfigurationError
 from broker.settings import Settings
 from broker.tokens.sign_in import FIRST_ADMIN
 from broker.web.app import App
+from broker.web.protocol import BoundedProtocol
+
+
+def _stopped(_signal: int, _frame: object) -> NoReturn:
+    """Being told to stop is no failure."""
+    raise SystemExit(0)
 
 
 def run(settings: Settings, *, sign_in_link: str | None, json: bool) -> None:
@@ -36,15 +44,17 @@ def run(settings: Settings, *, sign_in_link: str | None, json: bool) -> None:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
-    for chatty in ("alembic", "uvicorn"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.root.level))
+    logging.getLogger("alembic").setLevel(max(logging.WARNING, logging.root.level))
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every stranger's garbage
     broker = assemble(settings, prepare=migrations.upgrade)
     server = _Server(broker, sign_in_link=sign_in_link, json=json)
+    for told in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(told, _stopped)  # uvicorn stops in good order, and raises the signal again at the end
     try:
         server.run()
     except SystemExit as error:  # uvicorn's own code for a start that failed is 3
         if server.failure is None:
-            raise typer.Exit(1) from error
+            raise typer.Exit(1 if error.code else 0) from error
     if server.failure is not None:
         raise server.failure
 
@@ -99,7 +109,7 @@ def _uvicorn(broker: Broker, server: _Server) -> uvicorn.Config:
         host=chosen.host,
         port=chosen.port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -113,7 +123,7 @@ def _uvicorn(broker: Broker, server: _Server) -> uvicorn.Config:
 
 
 async def _greet(broker: Broker, sign_in_link: str | None, *, json: bool) -> None:
-    name = sign_in_link or (FIRST_ADMIN if broker.directory.admins() == 0 else None)
+    name = sign_in_link or (None if broker.directory.signed_in() else FIRST_ADMIN)
     link = None
     if name is not None:
         try:

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import BigInteger, Connection, Engine, Integer, event
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, create_engine
 
 from broker.errors import Unavailable
+
+DATABASE = "broker.db"
+"""The embedded database's file in the data folder."""
+
+_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+_turns_lock = threading.Lock()
 
 _ROWS_A_STATEMENT = 256
 """Rows in one INSERT. One statement a batch: each return to Python costs a turn at the interpreter's lock."""
@@ -56,7 +64,7 @@ def open_engine(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself; see _begin
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=4000"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=1000"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -75,7 +83,7 @@ def open_engine(url: str) -> Engine:
 
 def sqlite_url(data_dir: Path) -> str:
     """The URL of the embedded database in the data folder."""
-    return f"sqlite:///{data_dir / 'broker.db'}"
+    return f"sqlite:///{data_dir / DATABASE}"
 
 
 @contextmanager
@@ -95,8 +103,14 @@ def reading(engine: Engine) -> Iterator[Session]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its start, committed at the end unless an error passes."""
-    with engine.connect().execution_options(broker_writes=True) as connection, connection.begin():
+    with _turn(engine), engine.connect().execution_options(broker_writes=True) as connection, connection.begin():
         yield connection
+
+
+def _turn(engine: Engine) -> threading.Lock:
+    """Who writes next in this process: waiting here is fair, where SQLite's own waiting is a lottery."""
+    with _turns_lock:
+        return _turns.setdefault(engine, threading.Lock())
 
 
 def is_full(error: BaseException | None) -> bool:

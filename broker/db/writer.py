@@ -79,10 +79,16 @@ class GroupWriter(Generic[WorkT, ResultT]):
         self._capacity = capacity
         self._max_batch = max_batch
         self._probe = probe
+        self._failed = 0
         self._closed = False
         self._queue: queue.SimpleQueue[_Waiting[WorkT, ResultT] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last transaction failed."""
+        return self._failed > 0
 
     async def submit(self, work: WorkT) -> ResultT:
         """Waits until `work` is durable.
@@ -149,10 +155,15 @@ class GroupWriter(Generic[WorkT, ResultT]):
                 for waiting in batch:
                     self._commit([waiting])
                 return
-            log.error("a batch could not be written: %s", type(error).__name__, exc_info=error)
+            if not self._failed:
+                log.error("nothing can be recorded, so nothing is granted, until this is mended", exc_info=error)
+            self._failed += 1
             failure = Unavailable("The record could not be written, so nothing was done. Try again in a second.")
             self._answer(batch, [Failed(failure)] * len(batch))
             return
+        if self._failed:
+            log.warning("records can be written again, after %d transactions that failed", self._failed)
+            self._failed = 0
         self._settle(None)
         self._answer(batch, results)
 

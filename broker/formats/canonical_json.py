@@ -49,13 +49,15 @@ def canonical(value: object) -> bytes:
     return b"".join(pieces)
 
 
-def parse(data: bytes, *, max_bytes: int = 65536, max_depth: int = 32) -> JsonValue:
+def parse(data: bytes, *, max_bytes: int = 65536, max_depth: int = 32, max_containers: int = 100_000) -> JsonValue:
     """Reads JSON that means one thing only. Fails closed.
 
     Args:
         data: UTF-8 without a byte order mark.
         max_bytes: longest text that is looked at.
         max_depth: deepest nesting of arrays and objects.
+        max_containers: most arrays and objects, and a twentieth of the most commas, counted in texts too: what a
+            short text of many values costs to read bears no relation to its length.
 
     Returns:
         The value; integers stay exact whatever their size.
@@ -66,11 +68,14 @@ def parse(data: bytes, *, max_bytes: int = 65536, max_depth: int = 32) -> JsonVa
     """
     if len(data) > max_bytes:
         raise Malformed(f"The JSON text is longer than {max_bytes} bytes.")
+    containers = data.count(b"[") + data.count(b"{")
+    if containers > max_containers or data.count(b",") > 20 * max_containers:
+        raise Malformed("The JSON text holds too many values.")
     try:
         value: JsonValue = orjson.loads(data)
     except ValueError as error:
         raise Malformed("The text is not valid JSON in UTF-8.") from error
-    if data.count(b"[") + data.count(b"{") > max_depth:
+    if containers > max_depth:
         _check_depth(data, max_depth)
     # What a dict is written as cannot name a member twice, so neither can a text equal to it.
     if orjson.dumps(value) == data:

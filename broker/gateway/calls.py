@@ -18,17 +18,20 @@ from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, ClaimTaken, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
+from broker.db.claims import Claim
 from broker.errors import (
     BrokerError,
     CallDenied,
     InvalidDpopProof,
     InvalidToken,
+    Malformed,
     NotFound,
     OutboundFailed,
     OutboundRefused,
     Refused,
 )
 from broker.gateway import openai_wire, upstream
+from broker.gateway.bodies import BodyRoom, Reservation
 from broker.gateway.endpoints import Catalogue, Model
 from broker.gateway.openai_wire import UsageCounter
 from broker.gateway.upstream import ProviderKeys
@@ -41,6 +44,9 @@ from broker.policy.request import Decision, Request
 from broker.tokens.bearer import Caller, Presented, TokenVerifier
 
 log = logging.getLogger(__name__)
+
+_END_CLAIM_S = 3600
+"""How long an end that could not be written in time is tried again, at most."""
 
 
 class ProviderFailed(BrokerError):
@@ -60,14 +66,17 @@ class CallRules:
 
 @dataclass(frozen=True, slots=True)
 class IncomingCall:
-    """A call as it arrived; nothing in it is verified. `read` gets its body, for verified callers alone."""
+    """A call as it arrived; nothing in it is verified.
+
+    `read` gets its body, for verified callers alone, and calls its argument with the size of each piece first.
+    """
 
     presented: Presented
     wire: str
     operation: str
     audience: str
     headers: Sequence[tuple[bytes, bytes]]
-    read: Callable[[], Awaitable[bytes]]
+    read: Callable[[Callable[[int], None]], Awaitable[bytes]]
     source: str
     request_id: str
 
@@ -80,6 +89,7 @@ class Admitted:
     agent: Agent
     model: Model
     body: bytes
+    room: Reservation
     stream: bool
     record: int
     at: float
@@ -122,6 +132,7 @@ class Gateway:
     audit: AuditLog
     refusals: RefusalCounter
     clock: Clock
+    bodies: BodyRoom = field(default_factory=BodyRoom)
     _ending: set[asyncio.Task[None]] = field(default_factory=set)
 
     def caller(self, presented: Presented, audience: str, source: str) -> Caller:
@@ -144,25 +155,35 @@ class Gateway:
             Unavailable: not durable; nothing was sent anywhere.
         """
         caller = self.caller(call.presented, call.audience, call.source)
+        room = self.bodies.reserve(caller.principal.id)
+        try:
+            return await self._admit(call, caller, room)
+        except BaseException:
+            room.give_back()
+            raise
+
+    async def _admit(self, call: IncomingCall, caller: Caller, room: Reservation) -> Admitted:
         body = b""
         model: Model | None = None
         asked = openai_wire.Asked("", False)
         decision: Decision | None = None
+        context: dict[str, object] = {}
         try:
-            body = await call.read()  # only now: a stranger cannot make the broker hold one
+            body = await call.read(room.take)  # only now: a stranger cannot make the broker hold one
+            asked = await self.bodies.read(body, self._asked)
             caller = self._as_now(caller)
-            asked = openai_wire.parse_call(body, max_bytes=self.rules.max_body_bytes)
             model = self.catalogue.find(call.wire, asked.model)
             decision, context = self.decide(caller, model, call.operation, stream=asked.stream)
             if not decision.permitted or not isinstance(caller.principal, Agent):
                 raise CallDenied(self._why_not(decision, model))
-        except Refused as refusal:
+        except (Refused, Malformed) as refusal:
             denied: dict[str, object] = {
                 "outcome": "deny",
                 "reason": refusal.reason,
                 "policies": list(decision.policies) if decision is not None else [],
-                "set": self.policies.current.hash,
+                "set": decision.set_hash if decision is not None else self.policies.current.hash,
                 "limited_by": decision.limited_by if decision is not None else refusal.reason,
+                "inputs": context,
             }
             name = model.full_name if model is not None else asked.model
             await self._record(call, caller, Kind.CALL_REFUSED, name, len(body), denied)
@@ -175,7 +196,10 @@ class Gateway:
             "inputs": context,
         }
         record = await self._record(call, caller, Kind.CALL_ADMITTED, model.full_name, len(body), permitted)
-        return Admitted(call, caller.principal, model, body, asked.stream, record, self.clock.now())
+        return Admitted(call, caller.principal, model, body, room, asked.stream, record, self.clock.now())
+
+    def _asked(self, body: bytes) -> openai_wire.Asked:
+        return openai_wire.parse_call(body, max_bytes=self.rules.max_body_bytes)
 
     def decide(
         self, caller: Caller, model: Model, operation: str, *, stream: bool
@@ -273,6 +297,7 @@ class Gateway:
 
     async def _end(self, admitted: Admitted, outcome: _Outcome) -> None:
         """Records the end. The record is written even when the caller's own task is cancelled."""
+        admitted.room.give_back()
         outcome.usage.finish()
         # Clients close a stream as soon as they have read its last event, before its bytes have ended.
         finished = outcome.finished or outcome.usage.done
@@ -294,7 +319,9 @@ class Gateway:
                 "admitted": admitted.record,
             },
         )
-        task = asyncio.create_task(self.audit.close_later(Step((event,))))
+        # One end for each call, however often writing it is tried.
+        once = Claim(f"end:{admitted.record}", "", self.clock.now() + _END_CLAIM_S)
+        task = asyncio.create_task(self.audit.close_later(Step((event,), (once,))))
         self._ending.add(task)  # the loop holds tasks weakly
         task.add_done_callback(self._ending.discard)
         await asyncio.shield(task)

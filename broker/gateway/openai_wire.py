@@ -15,6 +15,12 @@ PATHS = {"chat.completions": "/chat/completions"}
 """What an endpoint's base URL is followed by, by operation."""
 
 _DECISIVE = frozenset({"model", "stream"})
+_ELSEWHERE = frozenset(
+    {"models", "model_list", "fallbacks", "context_window_fallbacks", "route", "provider", "custom_llm_provider"}
+    | {"api_base", "base_url", "api_key", "api_version"}
+)
+"""Members by which routers that speak this format choose another model or address than `model` says."""
+
 _MAX_LINE = 256 * 1024
 _MAX_WHOLE = 4 * 1024 * 1024
 
@@ -42,6 +48,9 @@ def parse_call(body: bytes, *, max_bytes: int) -> Asked:
         raise InvalidRequest(f"The body is not acceptable JSON: {error.detail}") from error
     if not isinstance(members, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    elsewhere = _ELSEWHERE.intersection(members)
+    if elsewhere:
+        raise InvalidRequest(f"`{min(elsewhere)}` would let the provider answer from another model: leave it out.")
     for name in members:
         if name not in _DECISIVE and name.casefold() in _DECISIVE:
             raise InvalidRequest(f"Write `{name.casefold()}` in small letters.")

@@ -41,7 +41,10 @@ class OperatorRow(SQLModel, table=True):
 
 
 class LinkRow(SQLModel, table=True):
-    """A sign-in link that has not been used: the digest of its code, never the code."""
+    """A sign-in link that has not been used: the digest of its code, never the code.
+
+    `thumbprint` is that of the one key that may spend it, "" for any.
+    """
 
     __tablename__ = "operator_links"
 
@@ -49,6 +52,7 @@ class LinkRow(SQLModel, table=True):
     operator: str
     expires_at: float
     loopback_only: bool
+    thumbprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,15 @@ def store(session: Session, operator: Operator, *, now: float) -> None:
     session.flush()
 
 
-def new_link(session: Session, operator: str, *, now: float, entropy: Entropy, loopback_only: bool = False) -> str:
+def new_link(
+    session: Session,
+    operator: str,
+    *,
+    now: float,
+    entropy: Entropy,
+    loopback_only: bool = False,
+    thumbprint: str = "",
+) -> str:
     """Makes a one-time sign-in code for an operator; older unused codes of the same operator end.
 
     Args:
@@ -102,12 +114,17 @@ def new_link(session: Session, operator: str, *, now: float, entropy: Entropy, l
         now: seconds since the epoch.
         entropy: makes the code.
         loopback_only: it works from this machine alone.
+        thumbprint: it works for this key alone, whoever is handed the code; "" for any key.
     """
     session.exec(delete(LinkRow).where(col(LinkRow.operator) == operator))
     session.exec(delete(LinkRow).where(col(LinkRow.expires_at) <= now))
     code = new_id(entropy) + new_id(entropy)
     row = LinkRow(
-        digest=_digest(code), operator=operator, expires_at=now + LINK_LIFETIME_S, loopback_only=loopback_only
+        digest=_digest(code),
+        operator=operator,
+        expires_at=now + LINK_LIFETIME_S,
+        loopback_only=loopback_only,
+        thumbprint=thumbprint,
     )
     session.add(row)
     session.flush()
@@ -126,16 +143,22 @@ def link_owner(session: Session, code: str, *, now: float, from_loopback: bool) 
     return found
 
 
-def spend_link(session: Session, code: str, *, now: float, from_loopback: bool) -> str:
-    """Uses a sign-in code up and returns the operator's name, in one atomic statement.
+def spend_link(session: Session, code: str, *, thumbprint: str, now: float, from_loopback: bool) -> str:
+    """Uses a sign-in code up for the key with this thumbprint, in one atomic statement; returns the operator's name.
 
     Raises:
-        AccessDenied: unknown, used or expired; the text does not tell which.
+        AccessDenied: unknown, used or expired, the text does not tell which; or it is for another key, and stays open.
     """
-    statement = delete(LinkRow).where(*_open(code, now, from_loopback)).returning(col(LinkRow.operator))
+    mine = or_(col(LinkRow.thumbprint) == "", col(LinkRow.thumbprint) == thumbprint)
+    statement = delete(LinkRow).where(*_open(code, now, from_loopback), mine).returning(col(LinkRow.operator))
     name = session.exec(statement).scalar_one_or_none()
     if name is None:
-        raise _no_link()
+        link_owner(session, code, now=now, from_loopback=from_loopback)
+        raise AccessDenied(
+            "This sign-in link is for another key. Spend it where `broker login --new-key` made that key, or give an "
+            "admin this machine's.",
+            reason="other_key",
+        )
     return str(name)
 
 

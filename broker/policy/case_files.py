@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, get_args
 
 import yaml
@@ -30,7 +31,12 @@ from broker.policy.annotations import ENROL
 from broker.policy.request import Entity, EntityRef, LimitedBy, Request, Uid
 from broker.policy.source import refusal
 
-MAX_FILE_CHARS = 1_000_000
+MAX_CHARS = 1_000_000
+"""Of all case files together."""
+MAX_CASES = 2_000
+MAX_ENTITIES = 100
+MAX_SHARED_CHARS = 20_000
+"""Of the entities that a file's cases share: each case has them checked again."""
 
 _FILE_NAME = re.compile(r"[a-z0-9_-]{1,64}\.yaml")
 _UID = re.compile(r'([A-Za-z_][A-Za-z0-9_]*)::"([^"\\]+)"')
@@ -65,7 +71,16 @@ def parse(files: Mapping[str, str]) -> tuple[Case, ...]:
     Raises:
         PolicyInvalid: with file and case, for anything that is not as described above.
     """
-    return tuple(case for file in sorted(files) for case in _cases(file, files[file]))
+    if sum(map(len, files.values())) > MAX_CHARS:
+        raise PolicyInvalid(
+            f"The case files have more than {MAX_CHARS} characters together; drop cases that say little."
+        )
+    found: list[Case] = []
+    for file in sorted(files):
+        found.extend(islice(_cases(file, files[file]), MAX_CASES + 1 - len(found)))
+        if len(found) > MAX_CASES:
+            raise refusal(file, f"more than {MAX_CASES} cases in the set; drop those that say the same.")
+    return tuple(found)
 
 
 class _Loader(yaml.SafeLoader):
@@ -141,8 +156,6 @@ def _cases(file: str, text: str) -> Iterable[Case]:
     place = _Place(file)
     if not _FILE_NAME.fullmatch(file):
         raise place.wrong("name case files with small letters, digits, - and _, ending in .yaml, without a folder.")
-    if len(text) > MAX_FILE_CHARS:
-        raise place.wrong(f"more than {MAX_FILE_CHARS} characters; split it.")
     try:
         loaded = yaml.load(text, Loader=_Loader)  # noqa: S506 - our loader is a SafeLoader that takes less
     except (yaml.YAMLError, RecursionError, ValueError) as error:
@@ -151,6 +164,8 @@ def _cases(file: str, text: str) -> Iterable[Case]:
     if isinstance(loaded, dict):
         whole = place.mapping(loaded, "the file", needs={"cases"}, takes={"entities"})
         shared = {entity.uid: entity for entity in _entities(place, whole.get("entities", []))}
+        if len(repr(shared)) > MAX_SHARED_CHARS:
+            raise place.wrong("its shared entities are too much for every case; move some to the cases that need them.")
         loaded = whole["cases"]
     names: set[str] = set()
     for entry in place.sequence(loaded, "the file (or its cases)"):
@@ -202,7 +217,9 @@ def _case(outer: _Place, entry: object, shared: Mapping[Uid, Entity]) -> Case:
 
 
 def _entities(place: _Place, value: object) -> Iterable[Entity]:
-    for entry in place.sequence(value, "entities"):
+    if len(entries := place.sequence(value, "entities")) > MAX_ENTITIES:
+        raise place.wrong(f"{len(entries)} entities; at most {MAX_ENTITIES} at one place.")
+    for entry in entries:
         given = place.mapping(entry, "an entity", needs={"type", "id"}, takes={"attrs", "parents", "tags"})
         yield Entity(
             place.uid({"type": given["type"], "id": given["id"]}, "an entity"),

@@ -3,7 +3,8 @@
 1. Parse the form. 2. Verify the proof of the key. 3. Verify the evidence. Up to here the caller has proved nothing, and
 a refusal is counted. 4. Claim the proof, and the evidence for this key. 5. Name the agent. 6. Decide. 7. Mint, held
 back. 8. One durable step: the claims, the instance, the record. 9. Release. From step 4 on every refusal is recorded,
-with the claims, before it is raised.
+with the claims, before it is raised; but of workloads that no rule knows, whose platform may vouch for the whole world,
+only so many a minute.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlmodel import Session
 
 from broker.audit.events import Kind
 from broker.audit.log import AuditLog, ClaimTaken, Step
-from broker.audit.refusals import RefusalCounter
+from broker.audit.refusals import Allowance, RefusalCounter
 from broker.clock import Clock
 from broker.db.claims import Claim
 from broker.entropy import Entropy
@@ -100,6 +101,7 @@ class TokenIssuer:
     refusals: RefusalCounter
     clock: Clock
     entropy: Entropy
+    strangers: Allowance = field(default_factory=Allowance)
 
     async def exchange(self, body: bytes, *, proofs: Sequence[str], source: str, request_id: str) -> Granted:
         """Answers a request at the token endpoint.
@@ -129,7 +131,10 @@ class TokenIssuer:
             refused = _already_used(taken.key, trail.request.grant_type)
         except (Refused, Malformed) as error:
             refused = error
-        await self._record_refusal(trail, attester, refused)
+        if isinstance(refused, NotEnrolled) and not self.strangers.admits(attester.name, self.clock.now()):
+            self.refusals.count(source, refused.reason, self.clock.now())
+        else:
+            await self._record_refusal(trail, attester, refused)
         raise refused
 
     async def _settled(self, trail: Trail, attester: Attester) -> Granted:
@@ -169,6 +174,7 @@ class TokenIssuer:
         audience = self.rules.audience(trail.request.resource)
         trail.audience = audience.uri
         decision, inputs = self._decide(trail, principal, audience)
+        trail.decision = _described(decision, inputs)
         if not decision.permitted:
             if trail.proof is None:
                 raise InvalidDpopProof(
@@ -187,7 +193,7 @@ class TokenIssuer:
             now=trail.at,
             entropy=self.entropy,
         )
-        return await self._release(trail, principal, created, instance, minted, _described(decision, inputs))
+        return await self._release(trail, principal, created, instance, minted, trail.decision)
 
     def _claim(self, trail: Trail) -> None:
         """Takes the proof, and the evidence for this key, in memory; the durable step takes them again."""
@@ -300,10 +306,11 @@ class TokenIssuer:
             with suppress(BrokerError):
                 self._principal(trail, attester)
         decision: dict[str, object] = {
+            "set": self.policies.current.hash,
+            **trail.decision,
             "outcome": "deny",
             "reason": refusal.reason,
             "why": refusal.detail,
-            "set": self.policies.current.hash,
         }
         event = trail.event(Kind.TOKEN_REFUSED, decision)
         try:

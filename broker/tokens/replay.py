@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from broker.db.claims import Claim
 from broker.errors import Unavailable
 
-MARGIN_S = 5
-"""How much longer than its acceptance window a claim is kept, in seconds."""
+MARGIN_S = 60
+"""How much longer than its acceptance window a claim is kept, in seconds: a clock may go back by so much."""
 
 
 class ReplayMemory:

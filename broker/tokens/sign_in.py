@@ -17,7 +17,7 @@ from broker.audit.log import AuditLog, ClaimTaken, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
 from broker.entropy import Entropy
-from broker.errors import AccessDenied, InvalidDpopProof, Refused
+from broker.errors import AccessDenied, ConfigurationError, InvalidDpopProof, Refused
 from broker.formats import dpop
 from broker.formats.dpop import Proof
 from broker.identity import agents, operators
@@ -54,8 +54,16 @@ class SignIn:
     async def link(self, name: str = FIRST_ADMIN) -> str:
         """Makes the one-time link that the terminal shows: for this machine alone, single use, ten minutes.
 
-        Whoever starts the broker owns its data; the link gives that person the roles of an admin and an auditor.
+        Whoever starts the broker owns its data: the link gives the first one the roles of an admin and an auditor, and
+        later anybody known a way back in.
+
+        Raises:
+            ConfigurationError: no operator can have this name, or there is none and an admin can add one.
         """
+        if not operators.OPERATOR_NAME.fullmatch(name):
+            raise ConfigurationError(f"{name!r} is no operator's name: small letters, digits and . _ - up to 63.")
+        if name not in self.directory.operators and self.directory.signed_in():
+            raise ConfigurationError(f"There is no operator {name}. Ask an admin to add the operator, and then again.")
         now = self.clock.now()
 
         def change(session: Session) -> _Changed:
@@ -88,7 +96,8 @@ class SignIn:
 
         Raises:
             InvalidDpopProof: no proof, or one that does not fit.
-            AccessDenied: the link is unknown, used, too old, or for another machine; or its operator is not active.
+            AccessDenied: the link is unknown, used, too old, or for another machine or key; or its operator is not
+                active.
         """
         now = self.clock.now()
         try:
@@ -99,7 +108,7 @@ class SignIn:
             raise
 
         def change(session: Session) -> _Changed:
-            operators.spend_link(session, code, now=now, from_loopback=from_loopback)
+            operators.spend_link(session, code, thumbprint=proof.jkt, now=now, from_loopback=from_loopback)
             row = session.get(OperatorRow, name)
             if row is None or row.status != "active":
                 raise AccessDenied("This operator is not active. Ask another admin.", reason="inactive_operator")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.audit.events import Event, Kind
 from broker.db.claims import Claim
@@ -27,6 +27,7 @@ class Trail:
         enrolled: which agent the rules say it is.
         principal: who it is.
         audience: the resource that the token is for.
+        decision: what the policies said, as records describe it; empty until they were asked.
     """
 
     request: TokenRequest
@@ -37,6 +38,7 @@ class Trail:
     enrolled: Enrolled | None = None
     principal: Principal | None = None
     audience: str = ""
+    decision: dict[str, object] = field(default_factory=dict)
 
     def event(self, kind: Kind, decision: dict[str, object], **what: object) -> Event:
         """A record of this request. Digests and thumbprints stand in it, never a token, evidence or proof."""

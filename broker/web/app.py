@@ -61,9 +61,12 @@ class App:
         elif method == "GET" and path == "/healthz":
             await asgi.send_bytes(send, 200, [(b"content-type", b"text/plain")], b"ok\n")
         elif method == "GET" and path == "/readyz":
-            ready = not self._broker.audit.winding_down
+            ready = self._broker.audit.ready
             await asgi.send_bytes(
-                send, 200 if ready else 503, [(b"content-type", b"text/plain")], b"ok\n" if ready else b"full\n"
+                send,
+                200 if ready else 503,
+                [(b"content-type", b"text/plain")],
+                b"ok\n" if ready else b"cannot record\n",
             )
         else:
             request_id = self._broker.new_request_id()

@@ -21,8 +21,15 @@ class ClientLeft(Exception):
     """The client closed the connection before its request was whole."""
 
 
-async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s: float) -> bytes:
-    """The request's whole body.
+async def read_body(
+    scope: Scope,
+    receive: Receive,
+    *,
+    max_bytes: int,
+    timeout_s: float,
+    reserve: Callable[[int], None] = lambda _size: None,
+) -> bytes:
+    """The request's whole body; `reserve` is told the size of each piece before it is kept, and may refuse.
 
     Raises:
         TooLarge: more than `max_bytes`, announced or sent.
@@ -44,6 +51,7 @@ async def read_body(scope: Scope, receive: Receive, *, max_bytes: int, timeout_s
                 size += len(part)
                 if size > max_bytes:
                     raise TooLarge(f"The body may be at most {max_bytes} bytes.")
+                reserve(len(part))
                 parts.append(part)
                 if not message.get("more_body", False):
                     return b"".join(parts)

@@ -42,7 +42,7 @@ TABLE: dict[type[BrokerError], Row] = {
     errors.Malformed: Row(400, "invalid_request", _BAD),
     errors.ConfigurationError: Row(500, "server_error", "The broker is not configured for this"),
     errors.StoreLocked: Row(503, "temporarily_unavailable", "The data folder is in use"),
-    errors.Unavailable: Row(503, "temporarily_unavailable", "Nothing was done; try again"),
+    errors.Unavailable: Row(503, "temporarily_unavailable", "The broker cannot do this at the moment"),
     errors.NotFound: Row(404, "not_found", "There is no such thing"),
     errors.Conflict: Row(409, "conflict", "It changed meanwhile"),
     errors.PolicyInvalid: Row(422, "policy_invalid", "The policy set is not valid"),
@@ -168,5 +168,5 @@ def _challenge(error: BaseException, found: Row, resource: str, headers: Headers
 
 def _printable(text: str) -> str:
     """RFC 6749 §5.2: error_description holds no quotation mark, no backslash and nothing beyond printable ASCII."""
-    plain = text.replace('"', "'").replace("\\", "/").replace("\n", " ").replace("→", "->")
+    plain = text.replace('"', "'").replace("\\", "/").replace("\n", " ").replace("→", "->").replace("§", "section ")
     return "".join(c if " " <= c <= "~" else "?" for c in plain)[:1000]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from broker.assembly import Broker
 from broker.errors import InvalidRequest
@@ -25,10 +26,10 @@ def call(broker: Broker, *, wire: str, operation: str) -> Handler:
         source = asgi.source(scope, proxy)
         sender = _Sender(send, request_id)
 
-        async def read() -> bytes:
+        async def read(reserve: Callable[[int], None]) -> bytes:
             if scope.get("query_string"):
                 raise InvalidRequest("Query parameters are not forwarded. Leave them out.")
-            return await asgi.read_body(scope, receive, max_bytes=max_bytes, timeout_s=_BODY_TIMEOUT_S)
+            return await asgi.read_body(scope, receive, max_bytes=max_bytes, timeout_s=_BODY_TIMEOUT_S, reserve=reserve)
 
         headers = tuple(scope["headers"])  # as they came: what trails the body adds to the list in the scope
         incoming = IncomingCall(asgi.presented(scope), wire, operation, audience, headers, read, source, request_id)

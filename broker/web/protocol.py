@@ -15,6 +15,9 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 10.0
 """From the connection, or from a request's first byte, to the end of its head."""
 
+MAX_PIPELINED = 16
+"""Requests that wait on one connection for the answer to an earlier one."""
+
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
@@ -53,6 +56,9 @@ class BoundedProtocol(HttpToolsProtocol):
         """A request's head has come whole."""
         self._stop_waiting()
         self._unparsed = 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.transport.close()
+            return
         super().on_headers_complete()
         self._begun = True
         self.headers = []  # what trails the body is no header field of the request

@@ -353,6 +353,24 @@ async def test_owed_ends_are_recorded_in_order(log: AuditLog, engine: Engine, tm
     assert [row["request_id"] for row in rows(engine)] == ["0", "1", "2"]
 
 
+async def test_an_end_is_recorded_once(engine: Engine, tmp_path: Path) -> None:
+    """An end that was given up on and landed all the same is not written again: its claim tells."""
+    gate = Gate()
+    log = open_log(engine, tmp_path, timeout_s=0.5, probe=gate)
+    end = Step((event("a", Kind.CALL_COMPLETED),), (_claim("end:r"),))
+    gate.close("applied")
+    closing = asyncio.create_task(log.close_later(end))
+    await gate.reached()
+    await closing
+    assert log.owed == 1
+    gate.open()
+    await until(lambda: log.size == 1)
+    assert await log.settle_owed() == 0
+    await log.close_later(end)
+    assert (log.owed, kinds(engine)) == (0, ["CallCompleted"])
+    log.close()
+
+
 async def test_an_owed_end_is_not_lost_when_its_turn_is_cancelled(engine: Engine, tmp_path: Path) -> None:
     """The job that settles may be stopped in the middle: what was not recorded is still owed."""
     gate = Gate()

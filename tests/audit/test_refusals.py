@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.audit.events import Event, Kind
-from broker.audit.refusals import MAX_COUNTED, RefusalCounter
+from broker.audit.refusals import ALLOWED_A_MINUTE, MAX_COUNTED, Allowance, RefusalCounter
 
 MINUTE = 60.0
 START = 1_800_000_000.0
@@ -120,3 +120,12 @@ def test_every_refusal_is_counted_once(refusals: list[tuple[str, str, int, bool]
             drained += counter.drain(now)
     drained += counter.drain(now, everything=True)
     assert _counts(drained) == dict(wanted)
+
+
+def test_an_allowance_is_for_one_name_and_one_minute() -> None:
+    """Each name has its own number of records in each minute, and no more."""
+    allowance = Allowance()
+    admitted = [allowance.admits("platform", START + second) for second in range(ALLOWED_A_MINUTE + 20)]
+    assert admitted == [True] * ALLOWED_A_MINUTE + [False] * 20
+    assert allowance.admits("another", START)
+    assert allowance.admits("platform", START + 60)

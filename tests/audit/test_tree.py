@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from broker.audit.log import Step
 from broker.audit.tree import AuditTree
 from broker.db.engine import reading, writing
-from broker.errors import NotFound, ProofInvalid
+from broker.errors import ConfigurationError, NotFound, ProofInvalid
 from broker.formats import checkpoint, merkle
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteSigner, NoteVerifier
@@ -339,6 +339,17 @@ def test_there_is_no_tile_beyond_the_checkpoint(engine: Engine, level: int, n: i
     _grow(engine, 800)
     with pytest.raises(NotFound):
         tree.tile(level, n, width)
+
+
+def test_a_log_goes_on_under_its_own_key_only(engine: Engine) -> None:
+    """A log whose checkpoint another key signed is not gone on with; one without a checkpoint has no key yet."""
+    other = NoteSigner(ORIGIN, Ed25519PrivateKey.generate())
+    AuditTree(engine, other).check_key()
+    _grow(engine, 3)
+    AuditTree(engine, SIGNER).integrate()
+    AuditTree(engine, SIGNER).check_key()
+    with pytest.raises(ConfigurationError, match=r"not signed by keys/log\.pem"):
+        AuditTree(engine, other).check_key()
 
 
 def test_an_old_checkpoint_stays_provable(engine: Engine) -> None:

@@ -76,6 +76,7 @@ def _private() -> dict[str, Any]:
         ({"operators": {"eve": {"roles": ["root"]}}}, "operator eve: `roles`"),
         ({"operators": {"eve": {"roles": ["admin"], "status": "revoked"}}}, "operator eve: `status`"),
         ({"operators": {"eve": {"roles": ["admin"], "new_link": "no"}}}, "operator eve: `new_link`"),
+        ({"operators": {"eve": {"roles": ["admin"], "key": "short"}}}, "operator eve: `key`"),
         ({"operators": {"eve": {"roles": ["admin"], "keys": []}}}, "operator eve: unknown member `keys`"),
         ({"policies": []}, "`policies` must map names"),
         ({"policies": {"a.cedar": 7}}, "policies.a.cedar: must be the file's text"),

@@ -31,7 +31,9 @@ def test_a_manifest_is_in_force_at_once_for_the_only_admin(admin: Person, tmp_pa
     assert outcome["status"] == "activated"
     record = admin.json("audit", "show", str(outcome["record"]))
     assert record["kind"] == "ChangeActivated"
-    assert record["groups"]["remedy"]["differences"] == ["agents/applied"]
+    (told,) = record["groups"]["remedy"]["differences"]
+    assert (told["section"], told["name"], told["before"]) == ("agents", "applied", None)
+    assert told["after"]["owner"] == "ops"
     assert admin.json("agents", "show", "applied")["ceiling"] == ["openai/gpt-4o-mini"]
 
 

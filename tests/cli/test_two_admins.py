@@ -108,10 +108,28 @@ def test_roles_decide_what_a_command_may_do(two: Two) -> None:
     assert two.bob.json("audit", "show", "0", exit_code=1)["error"] == "access_denied"
 
 
+def test_a_link_signs_in_its_person_and_not_its_approver(two: Two, tmp_path: Path) -> None:
+    """Whoever is handed the code cannot spend it: it is for the key that the person made before, which then works."""
+    manifest, carol = tmp_path / "carol.yaml", Person(tmp_path / "carol")
+    manifest.write_text("operators: {carol: {roles: [admin]}}\n")
+    assert "broker login --new-key" in two.first.refused("apply", "-f", str(manifest))
+    key = carol.ok("login", "--new-key").split()[0]
+    assert carol.json("login", "--new-key") == {"thumbprint": key}
+    manifest.write_text(f"operators: {{carol: {{roles: [admin], key: {key}}}}}\n")
+    change = two.first.json("apply", "-f", str(manifest))["id"]
+    assert f"+ new_link: {key}" in two.bob.ok("apply", "review", change)
+    link = two.bob.json("apply", "approve", change)["sign_in_links"]["carol"]
+    assert "for another key" in Person(tmp_path / "thief").refused("login", link)
+    carol.ok("login", link)
+    assert carol.json("agents", "list")["agents"] is not None
+    assert [path.name for path in carol.home.glob("next-key*")] == []
+
+
 def test_a_suspended_operator_is_signed_out(two: Two, tmp_path: Path) -> None:
     """By the name that stands in records; the next command says what to do."""
     manifest = tmp_path / "eve.yaml"
-    manifest.write_text("operators: {eve: {roles: [auditor]}}\n")
+    key = Person(tmp_path / "eve").json("login", "--new-key")["thumbprint"]
+    manifest.write_text(f"operators: {{eve: {{roles: [auditor], key: {key}}}}}\n")
     change = two.first.json("apply", "-f", str(manifest))["id"]
     eve = signed_in(tmp_path / "eve", two.bob.json("apply", "approve", change)["sign_in_links"]["eve"])
     assert "propose" in eve.refused("apply", "-f", str(manifest))

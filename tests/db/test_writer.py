@@ -271,6 +271,15 @@ async def test_a_locked_database_fails_within_a_second(tmp_path: Path, engine: E
     assert notes.stored() == ["after"]
 
 
+async def test_trouble_shows_until_it_is_over(notes: Notes) -> None:
+    """Whether the last transaction failed can be asked for."""
+    seen = [notes.writer.failing]
+    for work in ("poison", "no", "note"):
+        await asyncio.wait([asyncio.create_task(notes.writer.submit(work))])
+        seen.append(notes.writer.failing)
+    assert seen == [False, True, False, False]
+
+
 async def test_memory_is_told_of_every_outcome(notes: Notes) -> None:
     """`settle` hears of each transaction in order: durable as None, failed with its error."""
     await notes.writer.submit("one")

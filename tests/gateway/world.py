@@ -42,7 +42,7 @@ class Unruly(StandInProvider):
     """The stand-in, with answers of a test's own: `answers` maps a model's name to what comes back."""
 
     def __init__(self) -> None:
-        super().__init__(clock=SystemClock(), entropy=system_entropy)
+        super().__init__(clock=SystemClock(), entropy=system_entropy, slow_pause_s=15)
         self.answers: dict[str, Answer] = {
             "quotes-401": self._quotes(401),
             "quotes-403": self._quotes(403),

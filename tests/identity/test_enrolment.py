@@ -111,9 +111,7 @@ async def test_claim_values_are_escaped(scene: Scene, claims: dict[str, Any], na
     await rules(scene, "esc")
 
 
-@pytest.mark.parametrize(
-    "claims", [{"a": "x"}, {"a": "x", "b": ""}, {"a": "x", "b": ["y"]}, {"a": "x", "b": None}, {"a": "x", "b": 0.5}]
-)
+@pytest.mark.parametrize("claims", [{"a": "x"}, {"a": "x", "b": ""}, {"a": "x", "b": ["y"]}, {"a": "x", "b": None}])
 async def test_a_name_with_a_missing_part_is_refused(scene: Scene, claims: dict[str, Any]) -> None:
     """A rule whose claim is missing, empty or no text names nobody, and the text says which claim."""
     await rules(scene, "part", rule("part", '@agent_prefix("part/") @agent_claims("a,b")', 'principal.hasTag("a")'))

@@ -147,7 +147,7 @@ async def test_a_disabled_attester_is_refused_at_once(scene: Scene) -> None:
     assert "platform is disabled" in answer.json()["error_description"]
     assert (await scene.credentials(scene.run.evidence())).status_code == 401
     assert (await scene.credentials()).status_code == 200
-    await scene.apply(attesters=scene.run.world()["attesters"])
+    await scene.apply(attesters={"platform": {**scene.run.world()["attesters"]["platform"], "status": "active"}})
     assert (await scene.exchange()).status_code == 200
 
 
@@ -255,7 +255,7 @@ async def test_too_many_or_too_long_claims_are_refused(scene: Scene, claims: dic
 
 
 async def test_claims_become_tags_and_lists() -> None:
-    """Texts, numbers and booleans are tags, lists are sets, members of objects have paths, the rest is left out."""
+    """Texts, numbers and booleans are tags, lists of them are sets, members of objects have paths."""
     spec = {"kind": "oidc", "issuer": "https://i.example", "audience": "https://b.example"}
     claims: dict[str, Any] = {
         "sub": "s",
@@ -266,7 +266,7 @@ async def test_claims_become_tags_and_lists() -> None:
         "zero": 0,
         "nothing": None,
         "half": 0.5,
-        "groups": ["a", "b", 7, None],
+        "groups": ["a", "b", 7, 1.5, True],
         "empty": [],
         "kubernetes.io": {"namespace": "prod", "pod": {"name": "x"}, "roles": ["r"]},
         "https://x.example/claim": "v",
@@ -282,6 +282,7 @@ async def test_claims_become_tags_and_lists() -> None:
         "admin": "true",
         "guest": "false",
         "zero": "0",
+        "half": "0.5",
         "kubernetes.io/namespace": "prod",
         "kubernetes.io/pod/name": "x",
         "https:~1~1x.example~1claim": "v",
@@ -290,7 +291,11 @@ async def test_claims_become_tags_and_lists() -> None:
         "a/~0": "tilde",
     }
     assert found.lists.attrs == {}
-    assert found.lists.tags == {"groups": ["a", "b"], "empty": [], "kubernetes.io/roles": ["r"]}
+    assert found.lists.tags == {
+        "groups": ["a", "b", "7", "1.5", "true"],
+        "empty": [],
+        "kubernetes.io/roles": ["r"],
+    }
 
 
 @pytest.mark.parametrize(

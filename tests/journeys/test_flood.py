@@ -130,7 +130,7 @@ async def test_a_flood_fills_nothing_and_stops_nobody(tmp_path: Path) -> None:
         assert served == [200] * 20
         during = (await run.kinds())[len(kinds) :]
         assert sorted(during) == sorted(["TokenIssued", "CallAdmitted", "CallCompleted"] * 10)
-        assert await _stored(run, "claims") == claims + 10 * 2 + 10  # a proof and evidence each, and the calls' proofs
+        assert await _stored(run, "claims") == claims + 10 * 2 + 10 * 2  # proof and evidence; proof and end of a call
         assert len(run.provider.received) == 10
         clock.advance(60)
         await jobs.write_refusals(run.broker)

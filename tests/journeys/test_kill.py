@@ -7,6 +7,7 @@ The broker runs in a process of its own and dies at a point of a commit: begun (
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -234,8 +235,7 @@ async def test_killed_in_the_first_start(scene: Scene, commit: int, point: str) 
     """Whatever the first start had done when it died, the next one brings it to the end: one set of policies."""
     async with scene.alive() as run:
         settings = run.broker.settings
-    for path in (scene.folder / "data").glob("broker.db*"):
-        path.unlink()
+    shutil.rmtree(scene.folder / "data")
     scene.arm(point, commit)
     await scene.server.start(settings, scene.armed)
     await scene.died()

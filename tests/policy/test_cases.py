@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import PolicyInvalid
-from broker.policy import cases
+from broker.policy import case_files, cases
 from broker.policy.cases import Case, CaseResult, Enrols
 from broker.policy.engine import Entity, EntityRef, Policy
 from tests.policy.world import compiled, shipped_set
@@ -33,6 +33,11 @@ def only(source: str) -> Case:
     """The one case of a file."""
     (case,) = cases.parse({"a.yaml": source})
     return case
+
+
+def three() -> str:
+    """A file with three cases."""
+    return "".join(text().replace("name: one", f"name: one-{n}") for n in range(3))
 
 
 def result(source: str) -> CaseResult:
@@ -162,7 +167,6 @@ def test_values_keep_their_kinds() -> None:
         ("- {a: !!python/object/apply:os.system [ls]}", "not the YAML"),
         ("a: [", "not the YAML"),
         ("[" * 20_000, "not the YAML"),
-        ("#" * 1_000_001, "characters"),
     ],
 )
 def test_a_file_that_is_not_as_described_is_refused(source: str, complaint: str) -> None:
@@ -171,6 +175,22 @@ def test_a_file_that_is_not_as_described_is_refused(source: str, complaint: str)
         cases.parse({"a.yaml": source})
     assert refused.value.detail.startswith("a.yaml: ")
     assert complaint in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({"a.yaml": "#" * 600_000, "b.yaml": "#" * 600_000}, "more than 1000000 characters together"),
+        ({"a.yaml": three(), "b.yaml": three()}, "b.yaml: more than 5 cases"),
+        ({"a.yaml": "entities: [" + "{type: A, id: b}, " * 101 + "]\ncases: []"}, "101 entities"),
+        ({"a.yaml": "entities: [{type: A, id: " + "b" * 20_000 + "}]\ncases: []"}, "shared entities"),
+    ],
+)
+def test_cases_are_limited(files: dict[str, str], complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would keep a check busy for minutes is refused, before most of it is read."""
+    monkeypatch.setattr(case_files, "MAX_CASES", 5)
+    with pytest.raises(PolicyInvalid, match=complaint):
+        cases.parse(files)
 
 
 ENROLMENT = """

@@ -10,7 +10,7 @@ import pytest
 
 from broker.errors import PolicyInvalid
 from broker.policy import engine
-from broker.policy.source import MAX_FILE_CHARS, MAX_FILES, MAX_SCHEMA_CHARS
+from broker.policy.source import MAX_CHARS, MAX_FILES, MAX_SCHEMA_CHARS
 from tests.policy.world import compiled, shipped_files, shipped_set
 
 SOUND = '@id("sound") permit (principal is Agent, action == Action::"call", resource);'
@@ -167,7 +167,7 @@ def test_sizes_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     """A set that is too large is refused before it is parsed."""
     schema = shipped_files().schema
     with pytest.raises(PolicyInvalid, match="characters"):
-        engine.compile(schema, {"some.cedar": " " * (MAX_FILE_CHARS + 1)})
+        engine.compile(schema, {"some.cedar": " " * MAX_CHARS, "more.cedar": " "})
     with pytest.raises(PolicyInvalid, match="characters"):
         engine.compile(schema + " " * MAX_SCHEMA_CHARS, {})
     with pytest.raises(PolicyInvalid, match="policy files"):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import PolicyInvalid
-from broker.policy.source import statements
+from broker.policy import engine
+from broker.policy.source import (
+    MAX_DEPTH,
+    MAX_KINDS,
+    MAX_OPERATIONS,
+    MAX_SCHEMA_DEPTH,
+    MAX_STATEMENT_CHARS,
+    statements,
+)
+from tests.policy.dangerous import FORMS, largest
+from tests.policy.world import shipped_files
 
 PIECE = st.sampled_from(
     [
@@ -43,3 +56,76 @@ def test_an_unfinished_policy_is_refused(rest: str) -> None:
     """What follows the last semicolon is not dropped."""
     with pytest.raises(PolicyInvalid, match=r"f\.cedar, line 2: .*semicolon"):
         statements("f.cedar", "permit (principal, action, resource);\n" + rest)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_would_kill_the_process_is_refused(form: str) -> None:
+    """Each way to nest or chain, far beyond what Cedar's stack bears: refused with file and line, before Cedar sees it."""
+    with pytest.raises(PolicyInvalid, match=r"f\.cedar, line 3: .*(operators|nested|characters)"):
+        engine.compile(shipped_files().schema, {"f.cedar": "\n\n" + FORMS[form](2_000)})
+
+
+def test_what_is_taken_is_far_from_killing() -> None:
+    """The largest accepted policy of every form goes all the way through Cedar in a thread with a quarter of a usual stack.
+
+    In a process of its own: if it does not hold, there is no exception to catch.
+    """
+    command = [sys.executable, "-m", "tests.policy.dangerous"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 - our own
+    assert (done.returncode, done.stdout.split()) == (0, [*FORMS, "done"]), done.stderr
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_policy_may_be_as_large_as_the_limits(form: str) -> None:
+    """The limits are those that the text names, and not less."""
+    assert statements("f.cedar", largest(form))
+
+
+def test_a_list_may_be_long() -> None:
+    """A thousand names in a list are one comparison."""
+    names = ", ".join(f'Endpoint::"e-{n}"' for n in range(800))
+    text = f'@id("x") permit (principal, action == Action::"call", resource) when {{ resource in [{names}] }};'
+    assert len(text) < MAX_STATEMENT_CHARS
+    engine.compile(shipped_files().schema, {"f.cedar": text})
+    with pytest.raises(PolicyInvalid, match="characters"):
+        statements("f.cedar", text.replace(" };", " " * MAX_STATEMENT_CHARS + "};"))
+
+
+def test_a_carriage_return_ends_a_comment() -> None:
+    """As it does to Cedar: nothing hides behind one, neither a policy nor what it is made of."""
+    assert len(statements("f.cedar", "// x\rpermit (principal, action, resource);")) == 1
+    hidden = "// \r && true" * (MAX_OPERATIONS + 1)
+    with pytest.raises(PolicyInvalid, match="operators"):
+        statements("f.cedar", f"permit (principal, action, resource) when {{ true {hidden} }};")
+    with pytest.raises(PolicyInvalid, match="nested"):
+        statements("f.cedar", "permit (principal, action, resource) when " + "// \r(" * (MAX_DEPTH + 1) + ";")
+
+
+TAIL = "entity U; action a appliesTo { principal: [U], resource: [U] };"
+
+
+@pytest.mark.parametrize(
+    ("schema", "complaint"),
+    [
+        (f"entity A {{ x: {'Set<' * MAX_SCHEMA_DEPTH}Long{'>' * MAX_SCHEMA_DEPTH} }};", "nested"),
+        (f"entity A {{ x: {'{a: ' * 400}Long{'}' * 400} }};", "nested"),
+        ("// type\n  type T = {a: Long};", "line 2"),
+        ("type // why\r T = Long;", "`type` is not supported"),
+        (
+            f"entity {','.join(f'E{n}' for n in range(20))};"
+            f"action b appliesTo {{ principal: [{','.join(f'E{n}' for n in range(20))}],"
+            f"resource: [{','.join(f'E{n}' for n in range(20))}] }};",
+            f"401 combinations .* of {MAX_KINDS}",
+        ),
+    ],
+)
+def test_a_vocabulary_is_flat_and_small(schema: str, complaint: str) -> None:
+    """Nesting costs stack, `type` multiplies what is written, and each kind of request multiplies validation."""
+    with pytest.raises(PolicyInvalid, match=rf"schema\.cedarschema.*{complaint}"):
+        engine.compile(schema + TAIL, {})
+
+
+def test_a_vocabulary_may_speak_of_types() -> None:
+    """As the name of an attribute, in a comment and in a text."""
+    schema = '// type A = B;\nentity type { type: String, "type T = x": Long, other: Set<String> };'
+    assert engine.compile(schema + TAIL, {}).actions == ("a",)

@@ -330,7 +330,7 @@ async def test_a_disabled_attester_of_keys_is_refused_at_once(scene: Scene, way:
     answer = await ask(scene, way, scene.assertion(name, key=key))
     assert error_of(answer) == refused(way)
     assert "disabled" in answer.json()["error_description"]
-    await scene.apply(attesters={"registered-keys": {"kind": "key"}})
+    await scene.apply(attesters={"registered-keys": {"kind": "key", "status": "active"}})
     assert (await ask(scene, way, scene.assertion(name, key=key))).status_code == 200
 
 

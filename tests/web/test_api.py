@@ -102,7 +102,6 @@ async def test_the_trail_is_searched(run: Running, admin: httpx2.AsyncClient) ->
     at = refused["at_ms"]
     assert refused in await found(since_ms=at, until_ms=at + 1)
     assert refused not in await found(until_ms=at)
-    assert await found(kind="NoSuchKind") == []
     seen: list[int] = []
     after: int | None = -1
     while after is not None:
@@ -280,3 +279,14 @@ async def test_a_failure_of_ours_tells_nothing(
     assert request_id in caplog.text
     assert "JSONDecodeError" in caplog.text
     assert (await admin.get("/api/v1/changes")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [("since=1", "'since' is not known"), ("limit=2&limit=3", "twice"), ("kind=Nope", "kind")],
+)
+async def test_a_filter_that_is_not_understood_is_refused(admin: httpx2.AsyncClient, query: str, told: str) -> None:
+    """A misspelt filter would show everything and look like an answer."""
+    answer = await admin.get(f"/api/v1/audit/records?{query}")
+    assert answer.status_code == 400
+    assert told in answer.json()["detail"]

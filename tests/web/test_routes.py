@@ -33,6 +33,7 @@ def _of_the_router() -> list[ApiRoute]:
 
 ROUTES = _of_the_router()
 IDS = [f"{route.method} {route.path}" for route in ROUTES]
+GETTING_IN = {("POST", "/token"), ("POST", "/login")}
 MAY = {"admin": {"read", "propose", "approve", "contain"}, "auditor": {"read", "readTrail"}}
 BODIES: dict[str, Any] = {
     "/api/v1/changes": {"agents": {"a": {"owner": "o", "purpose": "p"}}},
@@ -192,6 +193,27 @@ async def test_the_role_decides(run: Running, people: dict[str, Person], route: 
     assert record["kind"] == "OperatorRefused"
     assert record["what"] == {"action": route.actions[0], "resource": f"{route.method} {route.example}"}
     assert record["decision"]["policies"] == (["inactive-operators"] if who == "suspended" else [])
+
+
+async def test_every_hot_route_is_guarded(run: Running, people: dict[str, Person]) -> None:
+    """What the dispatcher answers itself wants an agent's token, but for the two places where credentials are got."""
+    ada, key = people["admin"], es256()
+    hot = app_of(run.broker)._hot
+    assert set(hot) >= GETTING_IN
+    for method, path in set(hot) - GETTING_IN:
+        before = run.broker.audit.size
+        attempts: list[dict[str, str]] = [
+            {},
+            call_headers(run, "garbage", key, path, method),
+            call_headers(run, ada.token, ada.key, path, method),
+            {"Authorization": f"Bearer {ada.token}"},
+        ]
+        for headers in attempts:
+            answer = await ada.http.request(method, path, headers=headers)
+            assert answer.status_code == 401, (method, path)
+            metadata = f"{run.url}/.well-known/oauth-protected-resource/openai/v1"
+            assert f'resource_metadata="{metadata}"' in answer.headers["www-authenticate"]
+        assert run.broker.audit.size == before
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE", "BREW", "POST", "GET"])

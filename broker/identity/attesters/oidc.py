@@ -16,6 +16,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import orjson
+
 from broker.clock import Clock
 from broker.errors import BrokerError, EvidenceRejected, OutboundFailed, OutboundRefused, Unavailable
 from broker.formats import evidence_jwt, jwk
@@ -146,11 +148,12 @@ def _usable(known: _Fetched, now: float) -> tuple[PublicKey, ...]:
 def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> Attested:
     """Turns verified claims into what policies see.
 
-    Texts, whole numbers and booleans become tags of the principal, lists of texts tags of `context.lists`; a member of
-    an object is named by its path, `/` and `~` in names escaped as in RFC 6901.
+    Texts, numbers and booleans become tags of the principal, written as JSON writes them, and lists of these tags of
+    `context.lists`; a member of an object is named by its path, `/` and `~` in names escaped as in RFC 6901. A claim
+    that is null is absent.
 
     Raises:
-        EvidenceRejected: no subject, or more, or longer, claims than a rule could ever need.
+        EvidenceRejected: no subject, more or longer claims than a rule could ever need, or a list of lists or objects.
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= 255:
@@ -177,24 +180,25 @@ def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> At
 
 
 def _flatten(claims: Mapping[str, object], path: str, tags: dict[str, object], lists: dict[str, object]) -> None:
-    """Nothing that a policy might look for is cut short: a forbid would no longer find it. Fails closed."""
+    """Nothing that a policy might look for is left out or cut short: a forbid would no longer find it. Fails closed."""
     for name, value in claims.items():
         key = path + name.replace("~", "~0").replace("/", "~1")
         if isinstance(value, Mapping):
             _flatten(value, key + "/", tags, lists)
-        elif isinstance(value, bool):
-            tags[key] = "true" if value else "false"
-        elif isinstance(value, str | int):
-            tags[key] = _bounded(key, str(value))
         elif isinstance(value, list):
             if len(value) > _MAX_ITEMS:
                 raise _too_much(f"The claim {key!r} lists more than {_MAX_ITEMS} items.")
-            lists[key] = [_bounded(key, item) for item in value if isinstance(item, str)]
+            lists[key] = [_text(key, item) for item in value]
+        elif value is not None:
+            tags[key] = _text(key, value)
         if len(tags) + len(lists) > _MAX_CLAIMS:
             raise _too_much(f"The evidence carries more than {_MAX_CLAIMS} claims.")
 
 
-def _bounded(key: str, text: str) -> str:
+def _text(key: str, value: object) -> str:
+    if isinstance(value, Mapping | list) or value is None:
+        raise EvidenceRejected(f"The claim {key!r} lists lists, objects or null, which no rule could look into.")
+    text = value if isinstance(value, str) else orjson.dumps(value).decode()
     if len(text) > _MAX_TEXT:
         raise _too_much(f"The claim {key!r} is longer than {_MAX_TEXT} characters.")
     return text

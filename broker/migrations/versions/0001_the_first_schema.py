@@ -92,6 +92,7 @@ def upgrade() -> None:
         sa.Column("operator", sa.String(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
         sa.Column("loopback_only", sa.Boolean(), nullable=False),
+        sa.Column("thumbprint", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("digest"),
     )
     op.create_table(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.routing import APIRoute
 
 from broker.assembly import Broker
+from broker.errors import InvalidRequest
 from broker.identity.operators import Operator
 from broker.web import asgi
 
@@ -38,8 +40,29 @@ class Allowed:
             source=asgi.source(request.scope, broker.settings.server.trusted_proxy),
             request_id=request_id_of(request),
         )
+        _check_query(request)
         operator: Operator = request.state.operator
         return operator
+
+
+def _check_query(request: Request) -> None:
+    """Refuses parameters that the route does not know, or given twice: a misspelt filter would show everything.
+
+    Raises:
+        InvalidRequest: names the parameter.
+    """
+    route = request.scope.get("route")
+    known = {parameter.alias for parameter in route.dependant.query_params} if isinstance(route, APIRoute) else set()
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known or name in seen:
+            told = (
+                "was given twice"
+                if name in seen
+                else f"is not known here; known are {', '.join(sorted(known)) or 'none'}"
+            )
+            raise InvalidRequest(f"The parameter {name[:40]!r} {told}.")
+        seen.add(name)
 
 
 TheBroker = Annotated[Broker, Depends(broker_of)]

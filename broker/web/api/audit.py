@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from broker.audit import trail
+from broker.audit.events import Kind
 from broker.web.api.access import Auditor, TheBroker
 
 router = APIRouter(tags=["audit"], prefix="/audit")
@@ -21,7 +22,7 @@ async def search(
     broker: TheBroker,
     _me: Auditor,
     agent: str = "",
-    kind: str = "",
+    kind: Kind | None = None,
     outcome: str = "",
     model: str = "",
     request_id: str = "",
@@ -32,7 +33,7 @@ async def search(
     oldest_first: bool = False,
 ) -> dict[str, Any]:
     """Records, newest first, a page at a time: pass the last index of a page as `after`."""
-    query = trail.Query(agent, kind, outcome, model, request_id, since_ms, until_ms, after, limit, oldest_first)
+    query = trail.Query(agent, kind or "", outcome, model, request_id, since_ms, until_ms, after, limit, oldest_first)
     found = await broker.read(lambda session: trail.search(session, query))
     return {"records": found, "next": found[-1]["index"] if len(found) == limit else None}
 

@@ -5,6 +5,7 @@ FastAPI would read a body before it asks who sent it, whatever its size, and tak
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import Request
@@ -40,15 +41,18 @@ class JsonBody:
             raise AssertionError("a body is read for admitted operators alone: put Allowed in front")
         data = await asgi.read_body(request.scope, request.receive, max_bytes=MAX_BYTES, timeout_s=_TIMEOUT_S)
         try:
-            return self._adapter.validate_python(
-                canonical_json.parse(data, max_bytes=MAX_BYTES, max_depth=_MAX_DEPTH), strict=True
-            )
+            return await asyncio.to_thread(self._parsed, data)
         except Malformed as error:
             raise InvalidRequest(f"The body is not acceptable JSON: {error.detail}") from error
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the body"
             raise InvalidRequest(f"{where}: {first['msg']}.") from error
+
+    def _parsed(self, data: bytes) -> Any:
+        return self._adapter.validate_python(
+            canonical_json.parse(data, max_bytes=MAX_BYTES, max_depth=_MAX_DEPTH), strict=True
+        )
 
     def documented(self) -> dict[str, Any]:
         """What the OpenAPI document says of the body, for a route's `openapi_extra`."""
