@@ -106,8 +106,8 @@ class Broker:
         self.tree.check_key()
         if await asyncio.to_thread(self.tree.integrate) is None and self.keys.log_begun:
             raise ConfigurationError(
-                f"{self.settings.storage.data_dir}: the log under these keys has begun, and the database holds none of it; "
-                "restore the database, or begin anew in another folder"
+                f"{self.settings.storage.data_dir}: the log under these keys has begun, and the database holds none of "
+                "it; restore the database, or begin anew in another folder"
             )
         now = self.clock.now()
         for index, agent, request_id, model in await self.read(trail.open_calls):

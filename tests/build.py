@@ -28,6 +28,7 @@ from broker.entropy import new_id, system_entropy
 from broker.formats import dpop, jwk
 from broker.settings import Gateway, Outgoing, Secret, Server, Settings, Storage, Tokens
 from broker.web.app import App
+from broker.web.protocol import BoundedProtocol
 from tests.check_log import check_public_log
 
 AGENT = "nightly"
@@ -232,6 +233,7 @@ async def running(
             access_log=False,
             ws="none",
             proxy_headers=False,
+            http=BoundedProtocol,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve())

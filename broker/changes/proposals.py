@@ -26,7 +26,7 @@ from broker.gateway.upstream import ProviderKeys
 from broker.identity import operators
 from broker.identity.directory import Directory
 from broker.identity.operators import Operator
-from broker.policy.active import ActivePolicies
+from broker.policy.active import ActivePolicies, one_at_a_time
 from broker.tokens.issue import TokenRules
 
 _MAX_SHOWN = 2_000
@@ -188,7 +188,7 @@ class Changes:
     async def _plan(self, document: object, by: Operator | None, *, alone: bool) -> Plan:
         """The plan of a manifest, one that `by` could take back, and that makes nobody another person."""
         known = Known.now(self.directory, self.catalogue, self.policies)
-        plan = await asyncio.to_thread(make, document, known, self.provider_keys)
+        plan = await one_at_a_time(lambda: make(document, known, self.provider_keys))
         if plan.checked is not None and by is not None:
             people = {**known.operators, **{operator.name: operator for operator in plan.values.operators}}
             second_person.leaves_a_way_back(plan.checked.policies, people, by, self.rules, alone=alone)

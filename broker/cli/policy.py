@@ -34,7 +34,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check, show the differe
 
 @commands.command()
 def show(
-    hash: Annotated[str, typer.Argument(help="An older set, by the beginning of its hash.", metavar="[HASH]")] = "",
+    hash: Annotated[
+        str, typer.Argument(help="An older set, by the beginning of its hash or its number.", metavar="[HASH]")
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="Write the set's files into this new folder.", metavar="DIR")] = None,
     json: Json = False,
 ) -> None:
@@ -170,7 +172,7 @@ def activate(folder: Folder, dry_run: DryRun = False, json: Json = False) -> Non
 
 @commands.command()
 def versions(json: Json = False) -> None:
-    """Lists every set that was in force, newest first.
+    """Lists every activation of a set, newest first.
 
     Example: `broker policy versions`
     """
@@ -180,12 +182,18 @@ def versions(json: Json = False) -> None:
         with Api() as api:
             found = api.get("/policies")
         if json:
-            print_json({"hash": found["hash"], "versions": found["versions"]})
+            print_json({name: found[name] for name in ("hash", "revision", "versions")})
             return
         print_table(
-            ("set", "activated", "by", ""),
+            ("", "set", "activated", "by", ""),
             [
-                (v["hash"], utc(v["activated_at"]), v["activated_by"], "in force" if v["hash"] == found["hash"] else "")
+                (
+                    v["revision"],
+                    v["hash"],
+                    utc(v["activated_at"]),
+                    v["activated_by"],
+                    "in force" if v["revision"] == found["revision"] else "",
+                )
                 for v in found["versions"]
             ],
             empty="No set was ever in force.",
@@ -194,7 +202,7 @@ def versions(json: Json = False) -> None:
 
 @commands.command()
 def rollback(
-    hash: Annotated[str, typer.Argument(help="The set to return to, by the beginning of its hash.")],
+    hash: Annotated[str, typer.Argument(help="The set to return to, by the beginning of its hash or its number.")],
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -209,13 +217,15 @@ def rollback(
 
 
 def _texts(prefix: str) -> dict[str, Any]:
-    """The texts of a set that was in force once; of the present one if the prefix is empty."""
+    """The texts of a set that was in force once, by its hash or the number that `versions` shows; "" is the present."""
     from broker.cli.api import Api, one_of
 
     with Api() as api:
         wanted = "active"
         if prefix:
-            wanted = one_of(prefix, [v["hash"] for v in api.get("/policies")["versions"]], "policy sets")
+            known = api.get("/policies")["versions"]
+            numbers = [str(v["revision"]) for v in known]
+            wanted = prefix if prefix in numbers else one_of(prefix, [v["hash"] for v in known], "policy sets")
         found: dict[str, Any] = api.get(f"/policies/{wanted}")
     return found
 

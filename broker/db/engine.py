@@ -44,7 +44,9 @@ def open_engine(url: str) -> Engine:
         url: an SQLAlchemy URL; see `sqlite_url`. The file is made, for its owner alone, when it is missing.
     """
     arguments = {"check_same_thread": False, "timeout": 0.7}
-    engine = create_engine(url, max_overflow=-1, connect_args=arguments)  # readers never make the writer wait
+    engine = create_engine(
+        url, max_overflow=-1, hide_parameters=True, connect_args=arguments
+    )  # readers never make the writer wait
     path = Path(str(engine.url.database))
     path.touch(mode=0o600)  # SQLite gives the files beside it the same permissions
     opened = os.stat(path)

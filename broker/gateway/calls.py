@@ -207,7 +207,7 @@ class Gateway:
         """The decision on one call, and the context that it was made in."""
         context: dict[str, object] = {"operation": operation, "stream": stream, "confirmation": caller.confirmation}
         policies = self.policies.current
-        entities = self.prepared.of(policies, caller.principal, model)
+        entities = self.prepared.of(policies, caller.principal, model, model.endpoint)
         return policies.decide(Request(caller.principal.uid, "call", model.uid, context), entities), context
 
     def explain(self, agent: str, model: str, *, operation: str, stream: bool, confirmation: str) -> dict[str, object]:
@@ -227,7 +227,7 @@ class Gateway:
         resource = self.catalogue.named(model)
         context: dict[str, object] = {"operation": operation, "stream": stream, "confirmation": confirmation}
         policies = self.policies.current
-        entities = policies.prepare([principal.entity(), resource.entity()])
+        entities = policies.prepare([principal.entity(), resource.entity(), resource.endpoint.entity()])
         return explain(policies, Request(principal.uid, "call", resource.uid, context), entities).to_json()
 
     async def models(self, presented: Presented, *, wire: str, audience: str, source: str) -> list[Model]:

@@ -66,6 +66,15 @@ class Endpoint:
         parts = urlsplit(self.base_url)
         return f"{parts.scheme}://{parts.netloc}"
 
+    @property
+    def uid(self) -> Uid:
+        """Its name in policies."""
+        return ("Endpoint", self.name)
+
+    def entity(self) -> Entity:
+        """What policies can ask about it."""
+        return Entity(self.uid, {"wire": self.wire})
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -87,7 +96,7 @@ class Model:
     def entity(self) -> Entity:
         """What policies can ask about it."""
         attrs = {"name": self.full_name, "family": f"{self.endpoint.name}/*"}
-        return Entity(self.uid, attrs, parents=(("Endpoint", self.endpoint.name),))
+        return Entity(self.uid, attrs, parents=(self.endpoint.uid,))
 
 
 class Catalogue:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
 from sqlalchemy import Engine
 from sqlmodel import Field, Session, SQLModel, col, select, update
 
 from broker.db.engine import reading
-from broker.errors import CasesFailed, Conflict, NotFound
+from broker.errors import CasesFailed, Conflict, NotFound, PolicyInvalid
 from broker.policy import cases as policy_cases
+from broker.policy import own_entities
 from broker.policy.engine import PolicySet, compile
 from broker.policy.shipped import PolicyFiles
 
 
 class PolicyVersionRow(SQLModel, table=True):
-    """A set that was activated at least once. `files` and `cases` are JSON texts."""
+    """A set as one activation put it in force, its cases included. `files` and `cases` are JSON texts."""
 
     __tablename__ = "policy_versions"
 
-    hash: str = Field(primary_key=True)
+    revision: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    hash: str = Field(index=True)
     vocabulary: str
     files: str
     cases: str
@@ -48,15 +53,46 @@ class Checked:
     cases_run: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The texts that one activation put in force."""
+
+    revision: int
+    hash: str
+    source: PolicyFiles
+
+
+MAX_DECISIONS = 5_000_000
+"""Cases times policies of a set: some fifteen seconds."""
+_MAX_DIGITS = 12
+ResultT = TypeVar("ResultT")
+
+_CHECKS = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy-check")
+
+
+async def one_at_a_time(work: Callable[[], ResultT]) -> ResultT:
+    """Does what checks a set off the loop, one after the other: large sets must not take all the time there is.
+
+    A thread of its own, and no lock: the work of a request that was cancelled still ends before the next begins.
+    """
+    return await asyncio.get_running_loop().run_in_executor(_CHECKS, work)
+
+
 def check(source: PolicyFiles) -> Checked:
-    """Parses and validates a set and runs all its cases.
+    """Parses and validates a set, tries it on what the broker itself asks, and runs all its cases.
 
     Raises:
-        PolicyInvalid: it does not parse or validate; names file, line and policy.
+        PolicyInvalid: it does not parse or validate, or does not fit the broker; names file, line and policy.
         CasesFailed: names every case that failed, with what was expected and what came out.
     """
     policies = compile(source.schema, source.files)
+    own_entities.check(policies)
     found = policy_cases.parse(source.cases)
+    if len(found) * len(policies.policies) > MAX_DECISIONS:
+        raise PolicyInvalid(
+            f"{len(found)} cases on {len(policies.policies)} policies take too long: all pairs together may be "
+            f"{MAX_DECISIONS}. Keep the cases that say most."
+        )
     failed = [result for result in policy_cases.run(policies, found) if not result.passed]
     if failed:
         lines = "\n".join(f"{result.file}: {result.name}: {result.message}" for result in failed[:20])
@@ -81,13 +117,23 @@ class ActivePolicies:
         self.revision = 0
 
     def reload(self) -> bool:
-        """Takes the stored set into use; False when none was ever activated."""
+        """Takes the stored set into use; False when none was ever activated.
+
+        Raises:
+            PolicyInvalid: what is stored is damaged, or is not the set that was activated.
+        """
         with reading(self._engine) as session:
             active = session.get(ActivePolicyRow, 1)
             if active is None:
                 return False
-            source = version(session, active.hash)
-        self.use(compile(source.schema, source.files), source, active.revision)
+            row = session.get(PolicyVersionRow, active.revision)
+            if row is None:
+                raise _damaged(active.revision, "it is missing")
+            source = _stored(row).source
+        policies = compile(source.schema, source.files)
+        if not policies.hash == row.hash == active.hash:
+            raise _damaged(active.revision, f"its hash is {policies.hash}, and {active.hash} was activated")
+        self.use(policies, source, active.revision)
         return True
 
     def use(self, policies: PolicySet, source: PolicyFiles, revision: int) -> None:
@@ -104,45 +150,73 @@ def activate(session: Session, checked: Checked, *, expected: str | None, by: st
     Raises:
         Conflict: another set was activated meanwhile.
     """
-    row = session.get(PolicyVersionRow, checked.policies.hash)
-    if row is None:
-        row = PolicyVersionRow(
-            hash=checked.policies.hash, vocabulary="", files="", cases="", activated_at=now, activated_by=by
+    hash = checked.policies.hash
+    if expected is None and session.get(ActivePolicyRow, 1) is None:
+        revision = 1
+        session.add(ActivePolicyRow(id=1, hash=hash, revision=revision))
+    else:
+        swap = (
+            update(ActivePolicyRow)
+            .where(col(ActivePolicyRow.id) == 1, col(ActivePolicyRow.hash) == (expected or ""))
+            .values(hash=hash, revision=col(ActivePolicyRow.revision) + 1)
+            .returning(col(ActivePolicyRow.revision))
         )
-    row.vocabulary = checked.source.schema
-    row.files = orjson.dumps(dict(checked.source.files)).decode()
-    row.cases = orjson.dumps(dict(checked.source.cases)).decode()
-    session.add(row)
-    active = session.get(ActivePolicyRow, 1)
-    if active is None and expected is None:
-        session.add(ActivePolicyRow(id=1, hash=row.hash, revision=1))
-        session.flush()
-        return 1
-    swap = (
-        update(ActivePolicyRow)
-        .where(col(ActivePolicyRow.id) == 1, col(ActivePolicyRow.hash) == (expected or ""))
-        .values(hash=row.hash, revision=col(ActivePolicyRow.revision) + 1)
-        .returning(col(ActivePolicyRow.revision))
+        swapped = session.exec(swap).scalar_one_or_none()
+        if swapped is None:
+            raise Conflict("Another policy set was activated meanwhile. Look at it, and propose your change again.")
+        revision = int(swapped)
+    row = PolicyVersionRow(
+        revision=revision,
+        hash=hash,
+        vocabulary=checked.source.schema,
+        files=orjson.dumps(dict(checked.source.files)).decode(),
+        cases=orjson.dumps(dict(checked.source.cases)).decode(),
+        activated_at=now,
+        activated_by=by,
     )
-    revision = session.exec(swap).scalar_one_or_none()
-    if revision is None:
-        raise Conflict("Another policy set was activated meanwhile. Look at it, and propose your change again.")
-    return int(revision)
+    session.add(row)
+    session.flush()
+    return revision
 
 
-def version(session: Session, hash: str) -> PolicyFiles:
-    """The texts of a set that was activated once.
+def version(session: Session, name: str) -> Stored:
+    """A set that was activated once.
+
+    Args:
+        session: where sets are stored.
+        name: its hash, for the newest activation with it, or the number of an activation.
 
     Raises:
         NotFound: there is no such set.
+        PolicyInvalid: what is stored is damaged.
     """
-    row = session.get(PolicyVersionRow, hash)
+    which = col(PolicyVersionRow.hash) == name
+    if name.isdecimal() and len(name) <= _MAX_DIGITS:
+        which = col(PolicyVersionRow.revision) == int(name)
+    row = session.exec(select(PolicyVersionRow).where(which).order_by(col(PolicyVersionRow.revision).desc())).first()
     if row is None:
-        raise NotFound(f"No policy set {hash} was ever activated.")
-    files: Mapping[str, str] = orjson.loads(row.files)
-    return PolicyFiles(row.vocabulary, files, orjson.loads(row.cases))
+        raise NotFound(f"No policy set {name} was ever activated.")
+    return _stored(row)
 
 
 def versions(session: Session) -> list[PolicyVersionRow]:
-    """Every set that was activated, newest first."""
-    return list(session.exec(select(PolicyVersionRow).order_by(col(PolicyVersionRow.activated_at).desc())))
+    """Every activation, newest first."""
+    return list(session.exec(select(PolicyVersionRow).order_by(col(PolicyVersionRow.revision).desc())))
+
+
+def _stored(row: PolicyVersionRow) -> Stored:
+    try:
+        files, cases = orjson.loads(row.files), orjson.loads(row.cases)
+    except orjson.JSONDecodeError as error:
+        raise _damaged(row.revision, f"it is no JSON: {error}") from error
+    for texts in (files, cases):
+        if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+            raise _damaged(row.revision, "it holds no texts")
+    return Stored(row.revision, row.hash, PolicyFiles(row.vocabulary, files, cases))
+
+
+def _damaged(revision: int, why: str) -> PolicyInvalid:
+    return PolicyInvalid(
+        f"The stored policy set of activation {revision} is damaged: {why}. Restore the database from a backup, and "
+        "look in the audit log for who activated what."
+    )

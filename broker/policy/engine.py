@@ -118,6 +118,11 @@ class PolicySet:
         """The vocabulary's actions, sorted."""
         return tuple(sorted(self._slices))
 
+    @property
+    def vocabulary(self) -> str:
+        """The vocabulary as Cedar prints it."""
+        return str(self._schema)
+
     def deciding(self, action: str) -> tuple[Policy, ...]:
         """The policies that a request for this action is evaluated on; none for an unknown action."""
         found = self._slices.get(action)

@@ -34,8 +34,13 @@ class PreparedCache:
         self._capacity = capacity
         self._kept: OrderedDict[tuple[Uid, Uid], tuple[Described, Described, PreparedEntities]] = OrderedDict()
 
-    def of(self, policies: PolicySet, principal: Described, resource: Described) -> PreparedEntities:
+    def of(self, policies: PolicySet, principal: Described, resource: Described, *above: Described) -> PreparedEntities:
         """The pair's entities, prepared for the vocabulary of `policies`.
+
+        Args:
+            policies: the set that will be asked.
+            principal, resource: the pair.
+            above: what the resource belongs to; always the same for the same resource.
 
         Raises:
             Malformed: one of the two does not fit the vocabulary.
@@ -45,7 +50,7 @@ class PreparedCache:
         if kept is not None and kept[0] is principal and kept[1] is resource and policies.takes(kept[2]):
             self._kept.move_to_end(key)
             return kept[2]
-        entities = policies.prepare([principal.entity(), resource.entity()])
+        entities = policies.prepare([each.entity() for each in (principal, resource, *above)])
         self._kept[key] = (principal, resource, entities)
         if len(self._kept) > self._capacity:
             self._kept.popitem(last=False)

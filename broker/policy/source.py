@@ -5,7 +5,7 @@ each is parsed alone. A `;` ends a statement unless it stands in a comment or a 
 other place for it, no block comments and no raw strings. A comment ends with its line, and to Cedar a carriage return
 ends a line too.
 
-Cedar's parser is recursive and its stack is the process's: what is nested deep enough, or chained long enough, kills the
+Cedar's parser is recursive, on the thread's own stack: what is nested deep enough, or chained long enough, kills the
 process. So each statement is measured before Cedar sees it. On a stack of 2 MB, a quarter of what threads have,
 Cedar survives 100 brackets or 300 operators; tests/policy/test_source.py tries the limits there.
 """
@@ -26,7 +26,7 @@ MAX_CHARS = 4_000_000
 MAX_SCHEMA_CHARS = 32_768
 MAX_SCHEMA_DEPTH = 8
 MAX_KINDS = 200
-"""Of requests: combinations of action, principal type and resource type. A policy is validated for each it could decide."""
+"""Of requests: combinations of action, principal type and resource type. A policy is validated for each of its own."""
 MAX_POLICIES = 12_000
 MAX_STATEMENT_CHARS = 16_384
 MAX_OPERATIONS = 250
@@ -75,7 +75,7 @@ def check_limits(schema: str, files: Mapping[str, str]) -> None:
     _check_schema(schema)
     if len(files) > MAX_FILES:
         raise PolicyInvalid(f"{len(files)} policy files; a set may have {MAX_FILES}.")
-    for name, text in files.items():
+    for name in files:
         if not _FILE_NAME.fullmatch(name):
             raise refusal(
                 repr(name),

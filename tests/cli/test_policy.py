@@ -122,7 +122,14 @@ def test_a_set_is_taken_away_changed_activated_and_rolled_back(admin: Person, tm
     assert "policies/more.cedar: removed" in admin.ok("policy", "rollback", first[:12])
     versions = admin.json("policy", "versions")
     assert versions["hash"] == first
-    assert len(versions["versions"]) >= 2
+    numbers = [each["revision"] for each in versions["versions"]]
+    assert numbers == sorted(numbers, reverse=True)
+    assert (numbers[0], versions["versions"][0]["hash"]) == (versions["revision"], first)
+    (folder / "cases" / "more.yaml").write_text("[]")
+    (folder / "more.cedar").unlink()
+    assert admin.json("policy", "activate", str(folder))["status"] == "activated"
+    assert "more.yaml" in admin.json("policy", "show", first)["cases"]
+    assert "cases/more.yaml: removed" in admin.ok("policy", "rollback", str(numbers[0]))
     assert "in force" in admin.ok("policy", "versions")
 
 

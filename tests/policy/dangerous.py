@@ -1,7 +1,8 @@
-"""Policies of every form that nests or chains. Run as a program: the largest of each through Cedar, on a small stack."""
+"""Policies of every form that nests or chains; as a program, puts the largest of each through Cedar."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 
@@ -92,7 +93,8 @@ def _through_cedar() -> None:
             entities = policies.prepare([agent(), model()])
             for stream in (True, False):
                 explain(policies, call(agent(), model(), stream=stream), entities)
-        print(form, flush=True)
+        sys.stdout.write(f"{form}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
@@ -100,4 +102,4 @@ if __name__ == "__main__":
     thread = threading.Thread(target=_through_cedar)
     thread.start()
     thread.join()
-    print("done")
+    sys.stdout.write("done\n")

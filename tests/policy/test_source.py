@@ -60,18 +60,18 @@ def test_an_unfinished_policy_is_refused(rest: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_what_would_kill_the_process_is_refused(form: str) -> None:
-    """Each way to nest or chain, far beyond what Cedar's stack bears: refused with file and line, before Cedar sees it."""
+    """Each way to nest or chain, far beyond what the stack bears: refused with file and line, before Cedar sees it."""
     with pytest.raises(PolicyInvalid, match=r"f\.cedar, line 3: .*(operators|nested|characters)"):
         engine.compile(shipped_files().schema, {"f.cedar": "\n\n" + FORMS[form](2_000)})
 
 
 def test_what_is_taken_is_far_from_killing() -> None:
-    """The largest accepted policy of every form goes all the way through Cedar in a thread with a quarter of a usual stack.
+    """The largest accepted policy of every form goes all the way through Cedar, on a quarter of a usual stack.
 
     In a process of its own: if it does not hold, there is no exception to catch.
     """
     command = [sys.executable, "-m", "tests.policy.dangerous"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603 - our own
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert (done.returncode, done.stdout.split()) == (0, [*FORMS, "done"]), done.stderr
 
 

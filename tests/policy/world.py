@@ -48,7 +48,7 @@ def agent(name: str = "triage", **changes: object) -> Entity:
         "kind": "agent",
         "status": "active",
         "ceiling": ["openai/gpt-4o-mini"],
-        "enrolled_by": "ada",
+        "enrolled_by": "",
     }
     return Entity(("Agent", name), {**attrs, **changes})
 

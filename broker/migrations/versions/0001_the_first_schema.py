@@ -106,14 +106,18 @@ def upgrade() -> None:
     )
     op.create_table(
         "policy_versions",
+        sa.Column("revision", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("hash", sa.String(), nullable=False),
         sa.Column("vocabulary", sa.String(), nullable=False),
         sa.Column("files", sa.String(), nullable=False),
         sa.Column("cases", sa.String(), nullable=False),
         sa.Column("activated_at", sa.Float(), nullable=False),
         sa.Column("activated_by", sa.String(), nullable=False),
-        sa.PrimaryKeyConstraint("hash"),
+        sa.PrimaryKeyConstraint("revision"),
     )
+    with op.batch_alter_table("policy_versions", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_policy_versions_hash"), ["hash"], unique=False)
+
     op.create_table(
         "proposals",
         sa.Column("id", sa.String(), nullable=False),
@@ -166,6 +170,9 @@ def downgrade() -> None:
 
     op.drop_table("records")
     op.drop_table("proposals")
+    with op.batch_alter_table("policy_versions", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_policy_versions_hash"))
+
     op.drop_table("policy_versions")
     op.drop_table("operators")
     op.drop_table("operator_links")

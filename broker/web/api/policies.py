@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from broker.policy import active
 from broker.policy.shipped import PolicyFiles
-from broker.web.api.access import Reader, TheBroker
+from broker.web.api.access import Proposer, Reader, TheBroker
 from broker.web.api.body import JsonBody
 
 router = APIRouter(tags=["policies"])
@@ -44,7 +44,7 @@ _QUESTION = JsonBody(Question)
 
 @router.get("/policies")
 async def show_policies(broker: TheBroker, _me: Reader) -> dict[str, Any]:
-    """The set in force: its hash, its policies, and every set that was in force before."""
+    """The set in force: its hash, its policies, and every activation until now, the newest first."""
     current = broker.policies.current
     versions = await broker.read(active.versions)
     return {
@@ -55,24 +55,32 @@ async def show_policies(broker: TheBroker, _me: Reader) -> dict[str, Any]:
             for p in current.policies
         ],
         "versions": [
-            {"hash": v.hash, "activated_at": v.activated_at, "activated_by": v.activated_by} for v in versions
+            {"revision": v.revision, "hash": v.hash, "activated_at": v.activated_at, "activated_by": v.activated_by}
+            for v in versions
         ],
     }
 
 
 @router.get("/policies/{hash}")
 async def show_version(broker: TheBroker, _me: Reader, hash: str) -> dict[str, Any]:
-    """The texts of one set; `active` is the one in force."""
-    wanted = broker.policies.current.hash if hash == "active" else hash
-    source = await broker.read(lambda session: active.version(session, wanted))
-    return {"hash": wanted, "schema": source.schema, "files": dict(source.files), "cases": dict(source.cases)}
+    """The texts of one set, by its hash or the number of an activation; `active` is the one in force."""
+    wanted = str(broker.policies.revision) if hash == "active" else hash
+    found = await broker.read(lambda session: active.version(session, wanted))
+    source = found.source
+    return {
+        "hash": found.hash,
+        "revision": found.revision,
+        "schema": source.schema,
+        "files": dict(source.files),
+        "cases": dict(source.cases),
+    }
 
 
 @router.post("/policies/check", openapi_extra=_DRAFT.documented())
-async def check(broker: TheBroker, _me: Reader, draft: Annotated[Draft, Depends(_DRAFT)]) -> dict[str, Any]:
+async def check(broker: TheBroker, _me: Proposer, draft: Annotated[Draft, Depends(_DRAFT)]) -> dict[str, Any]:
     """Validates a set and runs its cases; changes nothing."""
     schema = draft.schema_text if draft.schema_text is not None else broker.policies.source.schema
-    checked = await asyncio.to_thread(active.check, PolicyFiles(schema, draft.files, draft.cases))
+    checked = await active.one_at_a_time(lambda: active.check(PolicyFiles(schema, draft.files, draft.cases)))
     return {"hash": checked.policies.hash, "policies": len(checked.policies.policies), "cases": checked.cases_run}
 
 
