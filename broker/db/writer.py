@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
 
+_HANDED_OVER_AT_ONCE = 32
+"""Works of one turn of the loop that are enough for a transaction of their own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -81,6 +84,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
         self._probe = probe
         self._failed = 0
         self._closed = False
+        self._gathered: dict[asyncio.AbstractEventLoop, list[_Waiting[WorkT, ResultT]]] = {}
         self._queue: queue.SimpleQueue[_Waiting[WorkT, ResultT] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="broker-writer", daemon=True)
         self._thread.start()
@@ -97,11 +101,11 @@ class GroupWriter(Generic[WorkT, ResultT]):
             Unavailable: not durable within the time; if the commit lands later all the same, `abandoned` hears of it.
             BrokerError: what `apply` said of this work alone; nothing of it was written.
         """
-        if self._closed or self._queue.qsize() >= self._capacity:
-            raise Unavailable("The broker cannot record more requests at the moment. Try again in a second.")
         loop = asyncio.get_running_loop()
+        if self._closed or self._queue.qsize() + len(self._gathered.get(loop, ())) >= self._capacity:
+            raise Unavailable("The broker cannot record more requests at the moment. Try again in a second.")
         waiting: _Waiting[WorkT, ResultT] = _Waiting(work, loop, loop.create_future())
-        self._queue.put(waiting)
+        self._gather(waiting)
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await waiting.future
@@ -113,6 +117,19 @@ class GroupWriter(Generic[WorkT, ResultT]):
             if _is_answered(waiting.future) and waiting.future.exception() is None:
                 loop.call_soon(self._abandoned, work, waiting.future.result())
             raise
+
+    def _gather(self, waiting: _Waiting[WorkT, ResultT]) -> None:
+        """Hands over together what comes in one turn of the loop: a transaction costs more than they do."""
+        gathered = self._gathered.setdefault(waiting.loop, [])
+        gathered.append(waiting)
+        if len(gathered) >= _HANDED_OVER_AT_ONCE:
+            self._hand_over(waiting.loop)  # so that the loop goes on while these are written
+        elif len(gathered) == 1:
+            waiting.loop.call_soon(self._hand_over, waiting.loop)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+        for waiting in self._gathered.pop(loop, ()):
+            self._queue.put(waiting)
 
     def close(self) -> None:
         """Writes what has queued up, then ends the thread; what comes later is refused at once."""

@@ -6,6 +6,8 @@ rules themselves do not know. Fails closed.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -13,9 +15,10 @@ from broker.errors import InvalidRequest
 from broker.identity.agents import AGENT_ID
 from broker.identity.attesters import Attested, Attester
 from broker.identity.operators import PREFIX
-from broker.policy.annotations import EnrolmentRule, enrolment_rule
+from broker.policy.annotations import ENROL, EnrolmentRule, enrolment_rule
 from broker.policy.engine import PolicySet
-from broker.policy.request import EntityRef, Request
+from broker.policy.reads import Reads
+from broker.policy.request import Entity, EntityRef, Request
 
 
 class NotEnrolled(InvalidRequest):
@@ -43,21 +46,70 @@ class Enrolled:
     ceiling: frozenset[str] = frozenset()
 
 
-def enrol(attested: Attested, attester: Attester, policies: PolicySet) -> Enrolled:
-    """Names the agent that verified evidence is.
+class Enrolment:
+    """Names the agents that evidence is, and keeps which rules applied to like evidence.
 
-    Raises:
-        NotEnrolled: no rule applies, the rules name several agents, or a claim that makes the name is missing.
+    Evidence is alike when it agrees in all that the rules in force read (`broker.policy.reads`); what is kept goes with
+    the set that said it.
+
+    Args:
+        capacity: answers kept; the least recently used goes first.
     """
-    request = Request(attested.principal.uid, "enrol", attester.uid, {"lists": EntityRef(attested.lists.uid)})
-    entities = policies.prepare([attested.principal, attested.lists, attester.entity()])
-    applied = policies.applying(request, entities)
-    if not applied:
+
+    def __init__(self, capacity: int = 20_000) -> None:
+        self._capacity = capacity
+        self._policies: PolicySet | None = None
+        self._reads: Reads | None = None
+        self._kept: OrderedDict[object, tuple[EnrolmentRule, ...]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many answers are kept."""
+        return len(self._kept)
+
+    def enrol(self, attested: Attested, attester: Attester, policies: PolicySet) -> Enrolled:
+        """Names the agent that verified evidence is.
+
+        Raises:
+            NotEnrolled: no rule applies, the rules name several agents, or a claim that makes the name is missing.
+        """
+        if policies is not self._policies:
+            self._policies, self._reads = policies, policies.reads(ENROL)
+            self._kept.clear()
+        if self._reads is None:
+            return _enrolled(attested, attester, _applying(attested.principal, attested.lists, attester, policies))
+        principal, lists = self._reads.narrowed(attested.principal, attested.lists)
+        key = (
+            attester.name,
+            attester.kind,
+            principal.uid[0],
+            *map(_frozen, (principal.attrs, principal.tags, lists.tags)),
+        )
+        rules = self._kept.get(key)
+        if rules is None:
+            rules = self._kept[key] = _applying(principal, lists, attester, policies)
+            if len(self._kept) > self._capacity:
+                self._kept.popitem(last=False)
+        else:
+            self._kept.move_to_end(key)
+        return _enrolled(attested, attester, rules)
+
+
+def _frozen(values: Mapping[str, object] | None) -> frozenset[tuple[str, object]]:
+    return frozenset((name, tuple(v) if isinstance(v, list) else v) for name, v in (values or {}).items())
+
+
+def _applying(principal: Entity, lists: Entity, attester: Attester, policies: PolicySet) -> tuple[EnrolmentRule, ...]:
+    request = Request(principal.uid, ENROL, attester.uid, {"lists": EntityRef(lists.uid)})
+    entities = policies.prepare([principal, lists, attester.entity()])
+    return tuple(enrolment_rule(policy) for policy in policies.applying(request, entities))
+
+
+def _enrolled(attested: Attested, attester: Attester, rules: tuple[EnrolmentRule, ...]) -> Enrolled:
+    if not rules:
         raise NotEnrolled(
             f"No enrolment rule names an agent for this evidence of {attester.name} (subject {attested.subject!r}). "
             "An admin adds a rule for it."
         )
-    rules = [enrolment_rule(policy) for policy in applied]
     names = {_name(rule, attested) for rule in rules}
     ids = tuple(sorted(rule.policy for rule in rules))
     if len(names) > 1:

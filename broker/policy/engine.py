@@ -25,6 +25,7 @@ from broker.errors import AccessDenied, Malformed, PolicyInvalid
 from broker.formats import canonical_json
 from broker.policy import parts
 from broker.policy.annotations import check as check_annotations
+from broker.policy.reads import Reads, reads
 from broker.policy.request import (
     Decision,
     Entity,
@@ -70,17 +71,6 @@ class PreparedEntities:
     vocabulary: str
     _schema: cedarpy.Schema
     _handle: cedarpy.Entities
-
-    def with_added(self, entities: Sequence[Entity]) -> PreparedEntities:
-        """These and some more. Costs about as much as all of them together, so keep the base small.
-
-        Raises:
-            Malformed: an entity does not fit the vocabulary, or is here already and differs.
-        """
-        parse = self._handle.with_added_json_str
-        handle = _parsed(entities, lambda text: parse(text, self._schema), self._schema)
-        known = {**self.entities, **{entity.uid: entity for entity in entities}}
-        return PreparedEntities(MappingProxyType(known), self.vocabulary, self._schema, handle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +128,7 @@ class PolicySet:
         Raises:
             Malformed: an entity does not fit the vocabulary, or is there twice and differs.
         """
-        handle = _parsed(entities, lambda text: cedarpy.Entities.from_json_str(text, self._schema), self._schema)
+        handle = _parsed(entities, self._schema)
         known = MappingProxyType({entity.uid: entity for entity in entities})
         return PreparedEntities(known, self._vocabulary, self._schema, handle)
 
@@ -219,13 +209,21 @@ class PolicySet:
                     found.append(Unmet(condition, parts.values_read(part, request, entities.entities)))
         return tuple(found)
 
+    def reads(self, action: str) -> Reads | None:
+        """What the policies on this action look at in evidence; None where their text does not tell."""
+        texts = "\n".join(self._texts[policy.id] for policy in self.deciding(action))
+        try:
+            return reads(json.loads(cedarpy.policies_to_json_str(texts))["staticPolicies"].values())
+        except (ValueError, RecursionError):  # nested too deep to be read, though not for Cedar
+            return None
+
     def _ask(
         self,
         request: Request,
         action: dict[str, str],
         context: str,
         policies: cedarpy.PolicySet,
-        entities: PreparedEntities,
+        known: PreparedEntities,
     ) -> cedarpy.AuthzResult:
         # Ids as mappings: half the cost of Cedar's syntax, and nothing to escape. The schema makes Cedar
         # refuse a request whose types or context do not fit the action.
@@ -235,7 +233,7 @@ class PolicySet:
             "resource": reference(request.resource),
             "context": context,
         }
-        return cedarpy.is_authorized(question, policies, entities._handle, self._schema)
+        return cedarpy.is_authorized(question, policies, known._handle, self._schema)
 
 
 def compile(schema: str, files: Mapping[str, str]) -> PolicySet:
@@ -280,9 +278,7 @@ def compile(schema: str, files: Mapping[str, str]) -> PolicySet:
 
 
 def prove_validation(
-    schema: cedarpy.Schema,
-    action: str,
-    validate: Callable[[str, cedarpy.Schema], cedarpy.ValidationResult],
+    schema: cedarpy.Schema, action: str, validate: Callable[[str, cedarpy.Schema], cedarpy.ValidationResult]
 ) -> None:
     """Refuses to go on unless validation against this schema really tells right from wrong.
 
@@ -377,12 +373,9 @@ def _slice(action: str, policies: Sequence[Policy], pieces: Sequence[Statement])
     return _Slice(reference(("Action", action)), tuple(policies[index] for index in chosen), handle)
 
 
-def _parsed(
-    entities: Sequence[Entity], parse: Callable[[str], cedarpy.Entities], schema: cedarpy.Schema
-) -> cedarpy.Entities:
-    text = entities_json(entities)
+def _parsed(entities: Sequence[Entity], schema: cedarpy.Schema) -> cedarpy.Entities:
     try:
-        return parse(text)
+        return cedarpy.Entities.from_json_str(entities_json(entities), schema)
     except ValueError as error:
         for entity in entities:  # Cedar does not say which; ask again, one by one
             try:

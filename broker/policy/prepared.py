@@ -1,12 +1,17 @@
-"""Prepared entities, kept: parsing the same agent and resource for every request would cost more than deciding."""
+"""Prepared entities and decisions, kept: the same question on the same values has the same answer."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from broker.policy.engine import PolicySet, PreparedEntities
-from broker.policy.request import Entity, Uid
+from broker.policy.request import Decision, Entity, Request, Uid
+
+_QUESTIONS_A_PAIR = 64
+"""Questions kept for a pair: what differs between them (streamed or not, how the token is bound) is little."""
 
 
 class Described(Protocol):
@@ -20,11 +25,21 @@ class Described(Protocol):
         """What policies can ask about it."""
 
 
-class PreparedCache:
-    """The entities of recent (principal, resource) pairs.
+@dataclass(slots=True)
+class _Kept:
+    principal: Described
+    resource: Described
+    entities: PreparedEntities
+    policies: PolicySet
+    decisions: dict[object, Decision]
 
-    A kept pair serves only the very values it was made from: a changed agent is another value, and a changed vocabulary
-    another set of handles.
+
+class PreparedCache:
+    """The entities of recent (principal, resource) pairs, and what was decided on them.
+
+    A decision follows from the set, the pair and the question alone, so the same question has the same answer: it is
+    kept with the very values that it was made from. A changed agent is another value, a changed set another object, and
+    nothing that was decided on the old one is used again.
 
     Args:
         capacity: pairs kept; the least recently used goes first.
@@ -32,26 +47,59 @@ class PreparedCache:
 
     def __init__(self, capacity: int = 20_000) -> None:
         self._capacity = capacity
-        self._kept: OrderedDict[tuple[Uid, Uid], tuple[Described, Described, PreparedEntities]] = OrderedDict()
+        self._pairs: OrderedDict[tuple[Uid, Uid], _Kept] = OrderedDict()
 
-    def of(self, policies: PolicySet, principal: Described, resource: Described, *above: Described) -> PreparedEntities:
-        """The pair's entities, prepared for the vocabulary of `policies`.
+    def decide(
+        self,
+        policies: PolicySet,
+        principal: Described,
+        action: str,
+        resource: Described,
+        context: Mapping[str, object],
+        *above: Described,
+    ) -> Decision:
+        """Whether `principal` may do `action` on `resource`, as `policies` say.
 
         Args:
-            policies: the set that will be asked.
+            policies: the set that is asked.
             principal, resource: the pair.
+            action: what is asked for.
+            context: the circumstances: texts, whole numbers and truth values.
             above: what the resource belongs to; always the same for the same resource.
 
         Raises:
             Malformed: one of the two does not fit the vocabulary.
         """
+        kept = self._pair(policies, principal, resource, above)
+        question = (action, *context.items())
+        decision = kept.decisions.get(question)
+        if decision is None:
+            decision = policies.decide(Request(principal.uid, action, resource.uid, context), kept.entities)
+            if len(kept.decisions) >= _QUESTIONS_A_PAIR:
+                kept.decisions.clear()
+            kept.decisions[question] = decision
+        return decision
+
+    def _pair(
+        self, policies: PolicySet, principal: Described, resource: Described, above: tuple[Described, ...]
+    ) -> _Kept:
         key = (principal.uid, resource.uid)
-        kept = self._kept.get(key)
-        if kept is not None and kept[0] is principal and kept[1] is resource and policies.takes(kept[2]):
-            self._kept.move_to_end(key)
-            return kept[2]
-        entities = policies.prepare([each.entity() for each in (principal, resource, *above)])
-        self._kept[key] = (principal, resource, entities)
-        if len(self._kept) > self._capacity:
-            self._kept.popitem(last=False)
-        return entities
+        kept = self._pairs.get(key)
+        if kept is not None and kept.principal is principal and kept.resource is resource:
+            if kept.policies is not policies:
+                if not policies.takes(kept.entities):
+                    kept.entities = _prepared(policies, principal, resource, above)
+                kept.policies, kept.decisions = policies, {}
+            self._pairs.move_to_end(key)
+            return kept
+        entities = _prepared(policies, principal, resource, above)
+        kept = self._pairs[key] = _Kept(principal, resource, entities, policies, {})
+        if len(self._pairs) > self._capacity:
+            self._pairs.popitem(last=False)
+        return kept
+
+
+def _prepared(
+    policies: PolicySet, principal: Described, resource: Described, above: tuple[Described, ...]
+) -> PreparedEntities:
+    return policies.prepare([each.entity() for each in (principal, resource, *above)])

@@ -40,12 +40,12 @@ from broker.identity import agents, instances
 from broker.identity.agents import Agent, AgentRow
 from broker.identity.attesters import Attester
 from broker.identity.directory import Directory, Principal
-from broker.identity.enrolment import Enrolled, NotEnrolled, enrol
+from broker.identity.enrolment import Enrolled, Enrolment, NotEnrolled
 from broker.identity.instances import Instance, Instances
 from broker.keys import KeyRing
 from broker.policy.active import ActivePolicies, ActivePolicyRow
 from broker.policy.prepared import PreparedCache
-from broker.policy.request import Decision, Request
+from broker.policy.request import Decision
 from broker.tokens import nonces, replay
 from broker.tokens.client_auth import Authenticator
 from broker.tokens.issue import Audience, Minted, TokenRules, mint
@@ -102,6 +102,7 @@ class TokenIssuer:
     clock: Clock
     entropy: Entropy
     strangers: Allowance = field(default_factory=Allowance)
+    enrolment: Enrolment = field(default_factory=Enrolment)
 
     async def exchange(self, body: bytes, *, proofs: Sequence[str], source: str, request_id: str) -> Granted:
         """Answers a request at the token endpoint.
@@ -219,7 +220,7 @@ class TokenIssuer:
         known = self.directory.principal(attested.claimed_agent) if attested.claimed_agent else None
         if known is not None and not isinstance(known, Agent):
             return known, False  # an operator: registered by other operators, no rule names one
-        enrolled = trail.enrolled = enrol(attested, attester, self.policies.current)
+        enrolled = trail.enrolled = self.enrolment.enrol(attested, attester, self.policies.current)
         agent = self.directory.agents.get(enrolled.agent)
         if agent is None:
             if not enrolled.fixed_by:
@@ -247,9 +248,7 @@ class TokenIssuer:
             "grant": trail.request.grant_type,
             "lifetime_s": self.rules.lifetime_s,
         }
-        policies = self.policies.current
-        entities = self.prepared.of(policies, principal, audience)
-        return policies.decide(Request(principal.uid, "exchange", audience.uid, context), entities), context
+        return self.prepared.decide(self.policies.current, principal, "exchange", audience, context), context
 
     def _instance(self, trail: Trail, principal: Principal) -> Instance | None:
         if trail.proof is None or not isinstance(principal, Agent):

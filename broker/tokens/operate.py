@@ -12,7 +12,7 @@ from broker.errors import AccessDenied, InvalidDpopProof, Refused
 from broker.identity.operators import Operator
 from broker.policy.active import ActivePolicies
 from broker.policy.prepared import PreparedCache
-from broker.policy.request import Entity, Request, Uid
+from broker.policy.request import Entity, Uid
 from broker.tokens.bearer import Caller, Presented, TokenVerifier
 from broker.tokens.issue import TokenRules
 
@@ -58,9 +58,7 @@ class OperatorGate:
             self.refusals.count(source, refusal.reason, self.clock.now())
             raise
         principal = caller.principal
-        policies = self.policies.current
-        entities = self.prepared.of(policies, principal, _THIS)
-        decision = policies.decide(Request(principal.uid, action, _THIS.uid), entities)
+        decision = self.prepared.decide(self.policies.current, principal, action, _THIS, {})
         if decision.permitted and isinstance(principal, Operator):
             await self._claim(caller, ())
             return principal

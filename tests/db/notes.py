@@ -45,6 +45,12 @@ class Gate:
         self._opened.set()
 
 
+async def turns() -> None:
+    """Lets callers hand their works over: they submit in one turn of the loop, and the writer has them in the next."""
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 class Notes:
     """The writer under test over a table of its own, and everything that it told.
 
@@ -101,5 +107,5 @@ class Notes:
     async def queue(self, *works: str) -> list[asyncio.Task[str]]:
         """Submits works that are in the queue, in this order, when this returns."""
         tasks = [asyncio.create_task(self.writer.submit(work)) for work in works]
-        await asyncio.sleep(0)
+        await turns()
         return tasks

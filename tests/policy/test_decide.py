@@ -106,9 +106,9 @@ def test_list_claims_that_nobody_described_are_an_error() -> None:
     entities = policies.prepare([key, attester])
     request = Request(key.uid, "enrol", attester.uid, {"lists": EntityRef(("ListClaims", "k"))})
     assert policies.decide(request, entities).limited_by == "error"
-    known = entities.with_added([Entity(("ListClaims", "k"), tags={"groups": ["staff"]})])
+    known = policies.prepare([key, attester, Entity(("ListClaims", "k"), tags={"groups": ["staff"]})])
     assert policies.decide(request, known).permitted
-    banned = entities.with_added([Entity(("ListClaims", "k"), tags={"groups": ["staff", "banned"]})])
+    banned = policies.prepare([key, attester, Entity(("ListClaims", "k"), tags={"groups": ["staff", "banned"]})])
     assert policies.decide(request, banned).policies == ("not-banned",)
 
 

@@ -29,12 +29,10 @@ from tests.policy.world import agent, call, extended, model, shipped_files, ship
     ids=lambda entity: entity.uid[0] + entity.uid[1],
 )
 def test_an_entity_that_does_not_fit_the_vocabulary_is_refused(entity: Entity) -> None:
-    """Entities are checked when they are prepared, alone or added, and the refusal names the right one."""
+    """Entities are checked when they are prepared, and the refusal names the right one."""
     policies = shipped_set()
     with pytest.raises(Malformed):
         policies.prepare([model(), entity])
-    with pytest.raises(Malformed):
-        policies.prepare([model()]).with_added([entity])
 
 
 def test_the_refusal_names_the_entity() -> None:
@@ -48,16 +46,6 @@ def test_an_entity_cannot_be_described_twice() -> None:
     policies = shipped_set()
     with pytest.raises(Malformed):
         policies.prepare([agent(), agent(status="suspended")])
-    with pytest.raises(Malformed):
-        policies.prepare([agent(status="suspended")]).with_added([agent()])
-
-
-def test_adding_entities_leaves_the_base_as_it_was() -> None:
-    """A cached base can be added to for one request without the next one seeing it."""
-    policies = shipped_set()
-    base = policies.prepare([agent()])
-    assert policies.decide(call(agent(), model()), base.with_added([model()])).permitted
-    assert policies.decide(call(agent(), model()), base).limited_by == "error"
 
 
 def test_entities_of_another_vocabulary_are_not_taken() -> None:
