@@ -29,6 +29,7 @@ from broker.formats.note import NoteSigner
 from broker.gateway.calls import CallRules, Gateway
 from broker.gateway.endpoints import Catalogue
 from broker.gateway.upstream import ProviderKey, ProviderKeys
+from broker.gateway.wires import WIRES
 from broker.identity import attesters
 from broker.identity.attesters.oidc import OidcVerifier
 from broker.identity.directory import Directory
@@ -288,14 +289,15 @@ def _build(
 
 def _token_rules(settings: Settings) -> TokenRules:
     issuer = settings.issuer
-    gateway, api = Audience(f"{issuer}/openai/v1", "gateway"), Audience(f"{issuer}/api/v1", "api")
+    gateways = [Audience(f"{issuer}/{wire}/v1", "gateway") for wire in WIRES]
+    audiences = (*gateways, Audience(f"{issuer}/api/v1", "api"))
     return TokenRules(
         issuer=issuer,
         lifetime_s=settings.tokens.lifetime_s,
         dpop_window_s=settings.tokens.dpop_window_s,
         require_dpop_nonce=settings.tokens.require_dpop_nonce,
-        audiences={gateway.uri: gateway, api.uri: api},
-        default_audience=gateway.uri,
+        audiences={audience.uri: audience for audience in audiences},
+        default_audience=gateways[0].uri,
     )
 
 

@@ -37,6 +37,9 @@ from broker.formats.jwk import PrivateKey
 TOKEN_TIMEOUT_S = 10.0
 """How long each phase of a token request may take, unless the caller's own limits are shorter."""
 
+_WIRES = ("openai", "anthropic")
+"""The parts of the broker's gateway, as its paths name them."""
+
 
 class _Url(Protocol):
     @property
@@ -45,6 +48,8 @@ class _Url(Protocol):
     def raw_host(self) -> bytes: ...
     @property
     def port(self) -> int | None: ...
+    @property
+    def path(self) -> str: ...
 
 
 class _Request(Protocol):
@@ -77,7 +82,7 @@ class Credentials:
         broker_url: the broker's issuer identifier, such as `https://broker.example`.
         evidence: where the platform's token comes from. A function that waits for the network should be
             async.
-        audience: what tokens are for, an absolute URL; the broker's OpenAI gateway unless given.
+        audience: what tokens are for, an absolute URL; unless given, the part of the gateway that a request goes to.
         scope: everything that policy gives, unless named.
         client_id: in place of evidence, with `key`: the client that the key is registered for.
         key: its private key, or the PEM file it is in.
@@ -112,23 +117,37 @@ class Credentials:
         if (evidence is None) == (client_id is None) or (client_id is None) != (key is None):
             raise ConfigurationError("Give either evidence, or client_id with its registered key.")
         self._evidence = evidence
+        self._audience = audience
         self._locks = _Locks()
-        self._session = Session(
+        self._sessions: dict[str | None, Session] = {}
+        base = broker_url.rstrip("/")
+        self._gateways = {f"/{wire}/v1": f"{base}/{wire}/v1" for wire in _WIRES} if audience is None else {}
+        registered = Registered(client_id, load_key(key), kid) if client_id is not None and key is not None else None
+        proving = process_key() if proof_key is None else load_key(proof_key)
+        self._session_for: Callable[[str | None], Session] = lambda resource: Session(
             broker_url,
-            registered=Registered(client_id, load_key(key), kid) if client_id is not None and key is not None else None,
-            resource=audience,
+            registered=registered,
+            resource=resource,
             scope=scope,
             subject_token_type=subject_token_type,
-            proof_key=process_key() if proof_key is None else load_key(proof_key),
+            proof_key=proving,
             clock=clock or SystemClock(),
             entropy=entropy,
             allow_plain_http=allow_plain_http,
         )
+        self._sessions[audience] = self._session_for(audience)  # so that a URL that is none is refused now
+
+    def _session(self, path: str) -> Session:
+        """The session whose tokens a request needs: each part of the gateway takes its own (RFC 8707 §2)."""
+        part = "/".join(path.split("/", 3)[:3])
+        resource = self._gateways.get(part, self._audience)
+        session = self._sessions.get(resource)
+        return session or self._sessions.setdefault(resource, self._session_for(resource))
 
     def _steps(self, request: _Request, *, replayable: bool) -> Generator[Step, Reply, None]:
         url = request.url
         origin = Origin.of(url.scheme, url.raw_host.decode("ascii"), url.port)
-        return self._session.flow(request.method, str(url), origin, replayable=replayable)
+        return self._session(url.path).flow(request.method, str(url), origin, replayable=replayable)
 
     def _run(
         self, request: RequestT, token_request: Callable[..., RequestT], *, replayable: bool

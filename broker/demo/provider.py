@@ -1,4 +1,4 @@
-"""A stand-in for a model provider that speaks the OpenAI wire format. There is no model behind it.
+"""A stand-in for a model provider that speaks both wire formats. There is no model behind it.
 
 It answers over real HTTP on loopback, wants the one key it was made with, keeps every request it received for
 a test or a demo to look at, and misbehaves on demand as providers do.
@@ -16,6 +16,7 @@ from typing import Literal, get_args
 from aiohttp import web
 
 from broker.clock import Clock
+from broker.demo import messages as anthropic
 from broker.demo.server import LoopbackServer
 from broker.entropy import Entropy, new_id
 
@@ -48,7 +49,7 @@ class Received:
 
 
 class StandInProvider(LoopbackServer):
-    """Answers `POST /v1/chat/completions` and `GET /v1/models`.
+    """Answers `POST /v1/chat/completions`, `POST /v1/messages` and `GET /v1/models`.
 
     The answer to a message is that message, so its length is the caller's choice. As with the real one, a
     stream carries its usage only when `stream_options.include_usage` asks for it.
@@ -63,7 +64,7 @@ class StandInProvider(LoopbackServer):
             at most. Whoever has read that word while it is still holding was not kept waiting for the rest.
 
     Attributes:
-        key: the bearer key it wants.
+        key: the key it wants, as a bearer token or, for messages, as `x-api-key`.
         received: the requests so far, those it refused included.
         arrived: set when a request has arrived.
         left: set when a client left before the end of its answer.
@@ -80,7 +81,13 @@ class StandInProvider(LoopbackServer):
         slow_pause_s: float = 60.0,
         hold: bool = False,
     ) -> None:
-        super().__init__([web.post("/v1/chat/completions", self._complete), web.get("/v1/models", self._models)])
+        super().__init__(
+            [
+                web.post("/v1/chat/completions", self._complete),
+                web.post("/v1/messages", self._message),
+                web.get("/v1/models", self._models),
+            ]
+        )
         self._clock = clock
         self._entropy = entropy
         self._behaviour = behaviour
@@ -137,6 +144,36 @@ class StandInProvider(LoopbackServer):
             return await self._stream(request, events, pause_s, cut_after=2 if behaviour == "disconnect" else None)
         except (asyncio.CancelledError, ConnectionError):
             if behaviour != "disconnect":
+                self.left.set()
+            raise
+
+    async def _message(self, request: web.Request) -> web.StreamResponse:
+        body = await self._receive(request)
+        if not hmac.compare_digest(request.headers.get("x-api-key", "").encode(), self.key.encode()):
+            return anthropic.error(401, "invalid x-api-key")
+        if not request.headers.get("anthropic-version"):
+            return anthropic.error(400, "anthropic-version: header is required")
+        asked = _parsed(body)
+        messages, model = asked.get("messages"), str(asked.get("model"))
+        if not isinstance(messages, list) or not messages:
+            return anthropic.error(400, "messages: at least one message is required")
+        if model not in MODELS and model not in _BEHAVIOURS:
+            return anthropic.error(404, f"model: {model}")
+        if model in ("fail-429", "fail-500"):
+            return anthropic.error(int(model[5:]), "The stand-in was asked to fail.")
+        words = _words(messages, asked, huge=False)
+        usage = _usage(messages, words)
+        counted = {"input_tokens": usage["prompt_tokens"], "output_tokens": len(words)}
+        said = anthropic.Message(f"msg_{new_id(self._entropy)}", model, counted)
+        if asked.get("stream") is not True:
+            return web.json_response(said.whole("".join(words)), headers={"request-id": said.id})
+        pause_s = self._slow_pause_s if model == "slow" else self._pause_s
+        try:
+            return await self._stream(
+                request, said.events(words), pause_s, cut_after=2 if model == "disconnect" else None
+            )
+        except (asyncio.CancelledError, ConnectionError):
+            if model != "disconnect":
                 self.left.set()
             raise
 

@@ -23,6 +23,7 @@ from broker.errors import (
     BrokerError,
     CallDenied,
     InvalidDpopProof,
+    InvalidRequest,
     InvalidToken,
     Malformed,
     NotFound,
@@ -30,11 +31,11 @@ from broker.errors import (
     OutboundRefused,
     Refused,
 )
-from broker.gateway import openai_wire, upstream
+from broker.gateway import upstream
 from broker.gateway.bodies import BodyRoom, Reservation
 from broker.gateway.endpoints import Catalogue, Model
-from broker.gateway.openai_wire import UsageCounter
 from broker.gateway.upstream import ProviderKeys
+from broker.gateway.wire import Asked, UsageCounter, Wire, parse_call
 from broker.identity.agents import Agent
 from broker.outbound import Outbound
 from broker.policy.active import ActivePolicies
@@ -72,9 +73,10 @@ class IncomingCall:
     """
 
     presented: Presented
-    wire: str
+    wire: Wire
     operation: str
     audience: str
+    query: bytes
     headers: Sequence[tuple[bytes, bytes]]
     read: Callable[[Callable[[int], None]], Awaitable[bytes]]
     source: str
@@ -165,14 +167,18 @@ class Gateway:
     async def _admit(self, call: IncomingCall, caller: Caller, room: Reservation) -> Admitted:
         body = b""
         model: Model | None = None
-        asked = openai_wire.Asked("", False)
+        asked = Asked("", False)
         decision: Decision | None = None
         context: dict[str, object] = {}
         try:
             body = await call.read(room.take)  # only now: a stranger cannot make the broker hold one
-            asked = await self.bodies.read(body, self._asked)
+            if call.query not in call.wire.queries:
+                raise InvalidRequest("These query parameters are not forwarded. Leave them out.")
+            asked = await self.bodies.read(
+                body, lambda data: parse_call(call.wire, data, max_bytes=self.rules.max_body_bytes)
+            )
             caller = self._as_now(caller)
-            model = self.catalogue.find(call.wire, asked.model)
+            model = self.catalogue.find(call.wire.name, asked.model)
             decision, context = self.decide(caller, model, call.operation, stream=asked.stream)
             if not decision.permitted or not isinstance(caller.principal, Agent):
                 raise CallDenied(self._why_not(decision, model))
@@ -198,17 +204,13 @@ class Gateway:
         record = await self._record(call, caller, Kind.CALL_ADMITTED, model.full_name, len(body), permitted)
         return Admitted(call, caller.principal, model, body, room, asked.stream, record, self.clock.now())
 
-    def _asked(self, body: bytes) -> openai_wire.Asked:
-        return openai_wire.parse_call(body, max_bytes=self.rules.max_body_bytes)
-
     def decide(
         self, caller: Caller, model: Model, operation: str, *, stream: bool
     ) -> tuple[Decision, dict[str, object]]:
         """The decision on one call, and the context that it was made in."""
         context: dict[str, object] = {"operation": operation, "stream": stream, "confirmation": caller.confirmation}
         policies = self.policies.current
-        entities = self.prepared.of(policies, caller.principal, model, model.endpoint)
-        return policies.decide(Request(caller.principal.uid, "call", model.uid, context), entities), context
+        return self.prepared.decide(policies, caller.principal, "call", model, context, model.endpoint), context
 
     def explain(self, agent: str, model: str, *, operation: str, stream: bool, confirmation: str) -> dict[str, object]:
         """Why a call is permitted or refused now, in words and as data.
@@ -230,7 +232,7 @@ class Gateway:
         entities = policies.prepare([principal.entity(), resource.entity(), resource.endpoint.entity()])
         return explain(policies, Request(principal.uid, "call", resource.uid, context), entities).to_json()
 
-    async def models(self, presented: Presented, *, wire: str, audience: str, source: str) -> list[Model]:
+    async def models(self, presented: Presented, *, wire: Wire, audience: str, source: str) -> list[Model]:
         """The models that the caller may call, streamed or not: the same decision as for a call, one by one.
 
         Raises:
@@ -242,10 +244,10 @@ class Gateway:
         caller = self._as_now(caller)
         return [
             model
-            for model in self.catalogue.of(wire)
+            for model in self.catalogue.of(wire.name)
             if any(
                 self.decide(caller, model, operation, stream=stream)[0].permitted
-                for operation in openai_wire.PATHS
+                for operation in wire.paths
                 for stream in (False, True)
             )
         ]
@@ -257,13 +259,13 @@ class Gateway:
         Raises:
             ProviderFailed: the provider could not be asked.
         """
-        endpoint = admitted.model.endpoint
-        outcome = _Outcome(UsageCounter(stream=admitted.stream))
+        endpoint, wire, query = admitted.model.endpoint, admitted.call.wire, admitted.call.query.decode("ascii")
+        outcome = _Outcome(UsageCounter(wire, stream=admitted.stream))
         try:
-            headers = self.provider_keys.headers(endpoint, admitted.call.headers)
+            headers = self.provider_keys.headers(wire, endpoint, admitted.call.headers)
             async with self.outbound.open_stream(
                 "POST",
-                endpoint.base_url + openai_wire.PATHS[admitted.call.operation],
+                endpoint.base_url + wire.paths[admitted.call.operation] + (f"?{query}" if query else ""),
                 headers,
                 admitted.body,
                 connect_timeout_s=self.rules.connect_timeout_s,
@@ -277,7 +279,7 @@ class Gateway:
                         f"The provider of {endpoint.name} refused the broker's key. An admin mends it."
                     )
                 counted = _counted(response.chunks, outcome)
-                yield Answer(response.status, upstream.answer_headers(response.headers), counted)
+                yield Answer(response.status, upstream.answer_headers(wire, response.headers), counted)
         except (OutboundFailed, OutboundRefused) as error:
             outcome.failure = error.reason
             log.warning("call %s to %s: %s", admitted.call.request_id, endpoint.name, error.detail)
@@ -301,8 +303,9 @@ class Gateway:
         outcome.usage.finish()
         # Clients close a stream as soon as they have read its last event, before its bytes have ended.
         finished = outcome.finished or outcome.usage.done
-        ok = finished and 200 <= outcome.status < 300
-        failure = "" if ok else outcome.failure or ("provider_status" if finished else "left")
+        ok = finished and 200 <= outcome.status < 300 and not outcome.usage.failed
+        said = "provider_error" if outcome.usage.failed else "provider_status" if finished else "left"
+        failure = "" if ok else outcome.failure or said
         event = Event(
             Kind.CALL_COMPLETED if ok else Kind.CALL_FAILED,
             agent=admitted.agent.id,

@@ -23,7 +23,8 @@ from broker.policy.request import Entity, Uid
 ENDPOINT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127}")
 _PLAIN_TEXT = re.compile(r"[\x21-\x7e]{1,2048}")
-WIRES = ("openai",)
+WIRES = ("openai", "anthropic")
+"""The formats that an endpoint may speak; `broker.gateway.wires` holds what each of them is."""
 _MEMBERS = {"wire", "base_url", "secret", "models"}
 
 

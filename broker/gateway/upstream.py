@@ -11,13 +11,9 @@ from dataclasses import dataclass
 
 from broker.errors import OutboundRefused
 from broker.gateway.endpoints import Endpoint
+from broker.gateway.wire import Wire
 
-_REQUEST_HEADERS = frozenset({b"accept", b"openai-beta"})
-_ANSWER_HEADERS = frozenset(
-    {b"content-type", b"content-encoding", b"cache-control", b"retry-after", b"x-request-id"}
-    | {b"openai-processing-ms", b"openai-version"}
-)
-_ANSWER_PREFIX = b"x-ratelimit-"
+_ANSWER_HEADERS = frozenset({b"content-type", b"content-encoding", b"cache-control", b"retry-after"})
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -61,23 +57,27 @@ class ProviderKeys:
                 "its `origins` in broker.toml say where it may go."
             )
 
-    def headers(self, endpoint: Endpoint, received: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    def headers(self, wire: Wire, endpoint: Endpoint, received: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
         """The header fields to send: those of the caller's that may pass, and the provider's key.
 
         Raises:
             OutboundRefused: see `check`. Fails closed: no call is sent without the check.
         """
         self.check(endpoint)
-        sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in received if n in _REQUEST_HEADERS]
+        sent = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in received if n in wire.request_headers]
+        named = {name for name, _ in sent}
+        sent += [each for each in wire.default_headers if each[0] not in named]
         # Ours and not the caller's: another charset would let the provider read something else than we did.
         sent.append(("content-type", "application/json"))
         sent.append(("accept-encoding", "identity"))
         sent.append(("user-agent", "broker"))
         if endpoint.secret:
-            sent.append(("authorization", f"Bearer {self._keys[endpoint.secret].value}"))
+            name, before = wire.key_header
+            sent.append((name, before + self._keys[endpoint.secret].value))
         return sent
 
 
-def answer_headers(received: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def answer_headers(wire: Wire, received: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """The header fields of the provider's answer that may reach the caller."""
-    return [(n, v) for n, v in received if n in _ANSWER_HEADERS or n.startswith(_ANSWER_PREFIX)]
+    passing = _ANSWER_HEADERS | wire.answer_headers
+    return [(n, v) for n, v in received if n in passing or n.startswith(wire.answer_prefixes)]

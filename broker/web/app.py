@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from broker.assembly import Broker
 from broker.errors import BrokerError, InvalidRequest
+from broker.gateway.wires import WIRES
 from broker.web import api, asgi, errors, gateway, oauth
 from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
 from broker.web.log import public_log
@@ -33,9 +34,11 @@ class App:
         self._hot: dict[tuple[str, str], Handler] = {
             ("POST", "/token"): oauth.token_endpoint(broker),
             ("POST", "/login"): oauth.sign_in(broker),
-            ("POST", "/openai/v1/chat/completions"): gateway.call(broker, wire="openai", operation="chat.completions"),
-            ("GET", "/openai/v1/models"): gateway.models(broker, wire="openai"),
         }
+        for wire in WIRES.values():
+            self._hot["GET", f"/{wire.name}/v1/models"] = gateway.models(broker, wire)
+            for operation, path in wire.paths.items():
+                self._hot["POST", f"/{wire.name}/v1{path}"] = gateway.call(broker, wire, operation=operation)
         self._methods = {path: method for method, path in self._hot}
         self._published = oauth.published(broker)
         self._log = public_log(broker)
@@ -130,10 +133,13 @@ _DESCRIBED = {
     ("post", "/login"): "Spend a one-time sign-in link for a key.",
     ("post", "/openai/v1/chat/completions"): "A chat completion, in the OpenAI wire format.",
     ("get", "/openai/v1/models"): "The models that the caller may call.",
+    ("post", "/anthropic/v1/messages"): "A message, in the Anthropic wire format.",
+    ("get", "/anthropic/v1/models"): "The models that the caller may call.",
     ("get", "/.well-known/oauth-authorization-server"): "The token service's metadata (RFC 8414).",
     ("get", "/.well-known/openid-configuration"): "The same, where OpenID clients look.",
     ("get", "/.well-known/jwks.json"): "The keys that verify access tokens (RFC 7517).",
     ("get", "/.well-known/oauth-protected-resource/openai/v1"): "The gateway's metadata (RFC 9728).",
+    ("get", "/.well-known/oauth-protected-resource/anthropic/v1"): "The gateway's metadata (RFC 9728).",
     ("get", "/.well-known/oauth-protected-resource/api/v1"): "The API's metadata (RFC 9728).",
     ("get", "/log/checkpoint"): "The log's newest checkpoint (C2SP tlog-checkpoint).",
     ("get", "/log/tile/{level}/{index}"): "A hash tile of the log (C2SP tlog-tiles).",

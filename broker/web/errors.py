@@ -14,8 +14,8 @@ import orjson
 
 from broker import errors
 from broker.errors import BrokerError
-from broker.gateway import openai_wire
 from broker.gateway.calls import ProviderFailed
+from broker.gateway.wire import Wire
 
 log = logging.getLogger(__name__)
 
@@ -128,12 +128,11 @@ def plain_problem(status: int, request_id: str, headers: Mapping[str, str]) -> S
     return Shown(status, [*said, (b"content-type", b"application/problem+json")], body)
 
 
-def provider_format(error: BaseException, request_id: str, resource: str) -> Shown:
+def provider_format(error: BaseException, request_id: str, resource: str, wire: Wire) -> Shown:
     """As the gateway answers: in the shape that the wire format's clients understand."""
     found, detail = _looked_up(error, request_id)
     status, headers = _challenge(error, found, resource, _headers(error, request_id))
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = openai_wire.error_body(detail, type=kind, code=found.code)
+    body = wire.error_body(status, detail, found.code, request_id)
     return Shown(status, [*headers, (b"content-type", b"application/json")], body)
 
 

@@ -1,4 +1,4 @@
-"""The gateway's routes, plain ASGI: `/openai/v1/chat/completions` and `/openai/v1/models`."""
+"""The gateway's routes, plain ASGI: for each wire format its operations, and the list of models."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import asyncio
 from collections.abc import Callable
 
 from broker.assembly import Broker
-from broker.errors import InvalidRequest
-from broker.gateway import openai_wire
 from broker.gateway.calls import Admitted, Answer, IncomingCall
+from broker.gateway.wire import Wire
 from broker.web import asgi, errors
 from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
 
 _BODY_TIMEOUT_S = 60.0
 
 
-def call(broker: Broker, *, wire: str, operation: str) -> Handler:
+def call(broker: Broker, wire: Wire, *, operation: str) -> Handler:
     """One operation of one wire format."""
-    audience = f"{broker.rules.issuer}/{wire}/v1"
+    audience = f"{broker.rules.issuer}/{wire.name}/v1"
     proxy = broker.settings.server.trusted_proxy
     max_bytes = broker.settings.gateway.max_body_bytes
 
@@ -27,12 +26,13 @@ def call(broker: Broker, *, wire: str, operation: str) -> Handler:
         sender = _Sender(send, request_id)
 
         async def read(reserve: Callable[[int], None]) -> bytes:
-            if scope.get("query_string"):
-                raise InvalidRequest("Query parameters are not forwarded. Leave them out.")
             return await asgi.read_body(scope, receive, max_bytes=max_bytes, timeout_s=_BODY_TIMEOUT_S, reserve=reserve)
 
         headers = tuple(scope["headers"])  # as they came: what trails the body adds to the list in the scope
-        incoming = IncomingCall(asgi.presented(scope), wire, operation, audience, headers, read, source, request_id)
+        query = bytes(scope.get("query_string") or b"")
+        incoming = IncomingCall(
+            asgi.presented(scope), wire, operation, audience, query, headers, read, source, request_id
+        )
         try:
             admitted = await broker.gateway.admit(incoming)
             sender.record = admitted.record
@@ -55,14 +55,14 @@ def call(broker: Broker, *, wire: str, operation: str) -> Handler:
                 # Too late for an error: the connection is broken off, which every client notices.
                 errors.log.warning("request %s broke off: %r", request_id, error)
                 raise
-            await asgi.send_shown(send, errors.provider_format(error, request_id, audience))
+            await asgi.send_shown(send, errors.provider_format(error, request_id, audience, wire))
 
     return answer
 
 
-def models(broker: Broker, *, wire: str) -> Handler:
+def models(broker: Broker, wire: Wire) -> Handler:
     """`GET /models`: what the caller may call, by the same decision as a call."""
-    audience = f"{broker.rules.issuer}/{wire}/v1"
+    audience = f"{broker.rules.issuer}/{wire.name}/v1"
     proxy = broker.settings.server.trusted_proxy
 
     async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
@@ -71,11 +71,12 @@ def models(broker: Broker, *, wire: str) -> Handler:
             found = await broker.gateway.models(
                 asgi.presented(scope), wire=wire, audience=audience, source=asgi.source(scope, proxy)
             )
+            listed = wire.model_list(found, bytes(scope.get("query_string") or b""))
         except Exception as error:  # noqa: BLE001  the one table decides what is shown
-            await asgi.send_shown(send, errors.provider_format(error, request_id, audience))
+            await asgi.send_shown(send, errors.provider_format(error, request_id, audience, wire))
             return
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
-        await asgi.send_bytes(send, 200, headers, openai_wire.model_list(found))
+        await asgi.send_bytes(send, 200, headers, listed)
 
     return answer
 

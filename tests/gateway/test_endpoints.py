@@ -13,6 +13,7 @@ from broker.entropy import system_entropy
 from broker.errors import ManifestInvalid, OutboundRefused, UnknownModel
 from broker.gateway import endpoints
 from broker.gateway.endpoints import Endpoint
+from broker.gateway.openai_wire import OPENAI
 from broker.gateway.upstream import ProviderKey, ProviderKeys
 from tests.build import MODEL, Running, running
 from tests.gateway.world import RULES, ByHand, by_hand, last_records
@@ -83,14 +84,14 @@ def test_a_key_goes_to_its_exact_origins_only(url: str) -> None:
     keys = ProviderKeys({"key": ProviderKey("sk-secret", frozenset({"https://api.example"}))})
     keys.check(Endpoint("a", "openai", "https://api.example/v1", "key", ("m",)))
     with pytest.raises(OutboundRefused, match="may not be sent") as refused:
-        keys.headers(Endpoint("a", "openai", url, "key", ("m",)), [])
+        keys.headers(OPENAI, Endpoint("a", "openai", url, "key", ("m",)), [])
     assert "sk-secret" not in refused.value.detail
 
 
 def test_a_key_that_is_not_configured() -> None:
     """An endpoint cannot name a key into being."""
     with pytest.raises(OutboundRefused, match="does not name"):
-        ProviderKeys({}).headers(Endpoint("a", "openai", "https://api.example/v1", "key", ("m",)), [])
+        ProviderKeys({}).headers(OPENAI, Endpoint("a", "openai", "https://api.example/v1", "key", ("m",)), [])
 
 
 def test_a_key_shows_itself_to_nobody() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.errors import InvalidRequest
-from broker.gateway import openai_wire
 from broker.gateway.endpoints import Endpoint, Model
-from broker.gateway.openai_wire import Asked, UsageCounter
+from broker.gateway.openai_wire import OPENAI
+from broker.gateway.wire import Asked, UsageCounter, parse_call
 
 STREAM = (
     b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n'
@@ -23,7 +23,7 @@ STREAM = (
 
 
 def _fed(pieces: list[bytes], *, stream: bool) -> UsageCounter:
-    counter = UsageCounter(stream=stream)
+    counter = UsageCounter(OPENAI, stream=stream)
     for piece in pieces:
         counter.feed(piece)
     counter.finish()
@@ -47,7 +47,7 @@ def test_no_answer_makes_the_counter_fail(pieces: list[bytes], stream: bool) -> 
 
 def test_a_line_without_end_is_not_kept() -> None:
     """A stream that never ends its line costs a quarter of a mebibyte, and what follows is counted again."""
-    counter = UsageCounter(stream=True)
+    counter = UsageCounter(OPENAI, stream=True)
     for _ in range(100):
         counter.feed(b"data: " + b"x" * 10_000)
         assert len(counter._kept) <= 256 * 1024
@@ -79,26 +79,26 @@ def test_usage_in_the_text_of_an_answer_is_not_usage() -> None:
 def test_the_model_is_read_as_it_is_meant(model: str, stream: bool | None) -> None:
     """Any name of 200 characters is read exactly, with the streaming flag."""
     body = json.dumps({"model": model, "stream": stream}, ensure_ascii=False).encode()
-    assert openai_wire.parse_call(body, max_bytes=4096) == Asked(model, bool(stream))
+    assert parse_call(OPENAI, body, max_bytes=4096) == Asked(model, bool(stream))
 
 
 def test_the_longest_name() -> None:
     """200 characters are a name, 201 are none."""
-    assert openai_wire.parse_call(b'{"model":"' + b"m" * 200 + b'"}', max_bytes=4096).model == "m" * 200
+    assert parse_call(OPENAI, b'{"model":"' + b"m" * 200 + b'"}', max_bytes=4096).model == "m" * 200
     with pytest.raises(InvalidRequest, match="`model`"):
-        openai_wire.parse_call(b'{"model":"' + b"m" * 201 + b'"}', max_bytes=4096)
+        parse_call(OPENAI, b'{"model":"' + b"m" * 201 + b'"}', max_bytes=4096)
 
 
 def test_names_that_differ_in_case_below_the_top_pass() -> None:
     """Only the members that decide are guarded: a tool's parameters may be called as its maker likes."""
     body = b'{"model":"m","tools":[{"Model":"x","STREAM":1}],"Models":1}'
-    assert openai_wire.parse_call(body, max_bytes=4096) == Asked("m", False)
+    assert parse_call(OPENAI, body, max_bytes=4096) == Asked("m", False)
 
 
 def test_a_list_names_each_model() -> None:
     """The list is the format's own."""
     models = [Model(Endpoint("a", "openai", "https://a.example/v1", "", ("m",)), "m")]
-    assert json.loads(openai_wire.model_list(models)) == {
+    assert json.loads(OPENAI.model_list(models, b"")) == {
         "object": "list",
         "data": [{"id": "m", "object": "model", "created": 0, "owned_by": "a"}],
     }

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from broker import errors
 from broker.errors import BrokerError, InvalidDpopProof, InvalidToken, Unavailable, UseDpopNonce
+from broker.gateway.anthropic_wire import ANTHROPIC
+from broker.gateway.openai_wire import OPENAI
 from broker.identity.enrolment import NotEnrolled
 from broker.web import errors as shown
 from broker.web.errors import TABLE, Shown
@@ -29,10 +31,14 @@ def _oauth(error: BaseException) -> Shown:
 
 
 def _openai(error: BaseException) -> Shown:
-    return shown.provider_format(error, "r-1", "https://broker.example/openai/v1")
+    return shown.provider_format(error, "r-1", "https://broker.example/openai/v1", OPENAI)
 
 
-RENDERINGS: list[Render] = [_problem, _oauth, _openai]
+def _anthropic(error: BaseException) -> Shown:
+    return shown.provider_format(error, "r-1", "https://broker.example/anthropic/v1", ANTHROPIC)
+
+
+RENDERINGS: list[Render] = [_problem, _oauth, _openai, _anthropic]
 
 
 def _made(cls: type[BrokerError], detail: str = "Do this instead.") -> BrokerError:
@@ -57,6 +63,10 @@ def test_every_class_is_shown(cls: type[BrokerError], render: Render) -> None:
     elif render is _oauth:
         assert set(document) == {"error", "error_description"}
         assert document["error"] == TABLE[cls].code
+    elif render is _anthropic:
+        assert (set(document), document["type"]) == ({"type", "error", "request_id"}, "error")
+        assert document["request_id"] == "r-1"
+        assert document["error"]["type"].endswith(("_error", "too_large"))
     else:
         assert set(document["error"]) == {"message", "type", "param", "code"}
         assert document["error"]["code"] == TABLE[cls].code
@@ -98,7 +108,7 @@ def test_descriptions_are_printable(text: str) -> None:
     description = orjson.loads(_oauth(errors.InvalidRequest(text)).body)["error_description"]
     assert all(" " <= c <= "~" and c not in '"\\' for c in description)
     assert len(description) <= 1000
-    for render in (_problem, _openai):
+    for render in (_problem, _openai, _anthropic):
         challenge = dict(render(InvalidToken(text)).headers)[b"www-authenticate"]
         assert all(0x20 <= byte <= 0x7E for byte in challenge)
         assert challenge.count(b'"') % 2 == 0

@@ -22,6 +22,7 @@ PATHS = [
     "/.well-known/openid-configuration",
     "/.well-known/jwks.json",
     "/.well-known/oauth-protected-resource/openai/v1",
+    "/.well-known/oauth-protected-resource/anthropic/v1",
     "/.well-known/oauth-protected-resource/api/v1",
 ]
 
@@ -74,7 +75,7 @@ async def test_an_issuer_that_metadata_cannot_name_is_noticed() -> None:
         metadata.authorization_server(TokenRules("https://broker.example?x", 300, 60, False))
 
 
-@pytest.mark.parametrize("resource", ["/openai/v1", "/api/v1"])
+@pytest.mark.parametrize("resource", ["/openai/v1", "/anthropic/v1", "/api/v1"])
 async def test_each_protected_resource_has_its_metadata(scene: Scene, resource: str) -> None:
     """RFC 9728 §3.1, §3.3: the well-known path stands before the resource's, and the document names that resource."""
     answer = await scene.http.get(f"/.well-known/oauth-protected-resource{resource}")

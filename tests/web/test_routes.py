@@ -211,7 +211,7 @@ async def test_every_hot_route_is_guarded(run: Running, people: dict[str, Person
         for headers in attempts:
             answer = await ada.http.request(method, path, headers=headers)
             assert answer.status_code == 401, (method, path)
-            metadata = f"{run.url}/.well-known/oauth-protected-resource/openai/v1"
+            metadata = f"{run.url}/.well-known/oauth-protected-resource/{path.split('/')[1]}/v1"
             assert f'resource_metadata="{metadata}"' in answer.headers["www-authenticate"]
         assert run.broker.audit.size == before
 
