@@ -16,13 +16,19 @@ from typing import NoReturn
 
 import uvloop
 
-from tests.bench import call, exchange, machine, results
+from tests.bench import audit, call, exchange, machine, memory, policy, results
 from tests.bench.plan import Plan
 from tests.bench.results import Result
 
 Group = Callable[[Plan], Awaitable[list[Result]]]
 
-GROUPS: Mapping[str, Group] = {"exchange": exchange.run, "call": call.run}
+GROUPS: Mapping[str, Group] = {
+    "exchange": exchange.run,
+    "call": call.run,
+    "policy": policy.run,
+    "audit": audit.run,
+    "memory": memory.run,
+}
 RESULTS = Path("bench-results.json")
 
 

@@ -6,11 +6,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from statistics import median
 
-import orjson
-
 from tests.bench import fleet, provider
 from tests.bench.floors import Signatures
-from tests.bench.installation import Installation, installed
+from tests.bench.installation import Installation, installed, token_of
 from tests.bench.load import Driven, drive
 from tests.bench.measured import interval
 from tests.bench.plan import Plan
@@ -129,8 +127,7 @@ async def _tokens(broker: Installation) -> list[str]:
     requests = broker.fleet.exchanges(len(broker.fleet.instances), again=True)
     driven = await drive(broker.port, requests, CALLERS, keep=True)
     broker.answered["exchange"] += len(requests)
-    answers = (driven.bodies[place].partition(b"\r\n\r\n")[2] for place in range(len(requests)))
-    return [orjson.loads(answer)["access_token"] for answer in answers]
+    return [token_of(driven.bodies[place]) for place in range(len(requests))]
 
 
 def _results(plan: Plan, kind: str, rounds: _Rounds) -> list[Result]:

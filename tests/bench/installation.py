@@ -148,6 +148,11 @@ class Installation:
         return (self._folder / "broker.log").read_text("utf-8")[-2000:]
 
 
+def token_of(answer: bytes) -> str:
+    """The access token in a whole answer of the token endpoint."""
+    return str(json.loads(answer.partition(b"\r\n\r\n")[2])["access_token"])
+
+
 @contextmanager
 def installed() -> Iterator[Installation]:
     """Runs a broker in a temporary folder on a disk; the folder is removed at the end."""
