@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from itertools import cycle, islice
 from pathlib import Path
+from statistics import median
 
 import orjson
 
@@ -55,29 +56,29 @@ async def _appends(plan: Plan, log: DiskLog) -> list[Result]:
     p99s: list[float] = []
     bare_rates: list[float] = []
     bare_p99s: list[float] = []
+    cpus_us: list[float] = []
     for number in range(plan.rounds):
-        begun = time.perf_counter()
+        begun, begun_cpu = time.perf_counter(), time.process_time()
         waited = await log.append(2 * plan.requests, CALLERS)
         rates.append(len(waited) / (time.perf_counter() - begun))
+        cpus_us.append((time.process_time() - begun_cpu) / len(waited) * 1e6)
         p99s.append(percentile(waited, 99) * 1000)
         synced = _host_appends(log.folder / "bare", _stored_bytes(log, CALLERS), max(20, plan.requests // 10))
         bare_rates.append(CALLERS * len(synced) / sum(synced))
         bare_p99s.append(percentile(synced, 99) * 1000)
         plan.say(
-            f"audit round {number + 1}/{plan.rounds}: {rates[-1]:,.0f} appends/s, p99 {p99s[-1]:.1f} ms; "
+            f"audit round {number + 1}/{plan.rounds}: {rates[-1]:,.0f} appends/s, {cpus_us[-1]:.0f} µs CPU, "
+            f"p99 {p99s[-1]:.1f} ms; "
             f"write and fsync alone {bare_rates[-1]:,.0f}/s, p99 {bare_p99s[-1]:.1f} ms"
         )
     log.tree.integrate()
     plan.say(f"audit: {spread(rates)} appends/s from {CALLERS} callers, p99 {spread(p99s, 1)} ms")
-    rate, p99, bare_rate, bare_p99 = map(_median, (rates, p99s, bare_rates, bare_p99s))
+    rate, p99, bare_rate, bare_p99 = map(median, (rates, p99s, bare_rates, bare_p99s))
     return [
         Result("audit.appends_per_s", rate, "1/s", "higher", bare_rate),
         Result("audit.append_p99_ms", p99, "ms", "lower", bare_p99),
+        Result("audit.append_cpu_us", median(cpus_us), "µs", "lower"),
     ]
-
-
-def _median(values: list[float]) -> float:
-    return percentile(values, 50)
 
 
 def _stored_bytes(log: DiskLog, number: int) -> bytes:

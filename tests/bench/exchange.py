@@ -56,7 +56,8 @@ async def run(plan: Plan) -> list[Result]:
 
 
 async def _warm_up(broker: Installation, empty_port: int) -> None:
-    requests = broker.fleet.exchanges(600) + broker.fleet.exchanges(300, again=True)
+    instances = len(broker.fleet.instances)
+    requests = broker.fleet.exchanges(instances) + broker.fleet.exchanges(instances, again=True)
     await drive(broker.port, requests, CALLERS)
     broker.answered["exchange"] += len(requests)
     await drive(empty_port, requests, CALLERS)
@@ -74,7 +75,7 @@ async def _round(
     requests = broker.fleet.exchanges(plan.requests, again=again)
     measured = await interval(broker.pid, broker.port, requests, CALLERS)
     broker.answered["exchange"] += len(requests)
-    bare = await interval(empty[0].pid, empty[1], requests, CALLERS)
+    bare = await interval(empty[0].pid, empty[1], requests, CALLERS, works_on=False)
     rounds.cpu_us.append(measured.cpu_us)
     rounds.per_s.append(measured.driven.per_s)
     rounds.empty_us.append(bare.cpu_us)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -23,9 +24,10 @@ from broker.clock import SystemClock
 from broker.demo import commands
 from broker.entropy import new_id, system_entropy
 from broker.formats import dpop
+from broker.settings import environment_for_child
 from tests.bench import fleet, machine, provider
 from tests.bench.fleet import Fleet
-from tests.bench.processes import Child, child, stop
+from tests.bench.processes import ROOT, Child, child, stop
 from tests.build import free_port
 
 _READY_TIMEOUT_S = 60.0
@@ -154,8 +156,13 @@ def token_of(answer: bytes) -> str:
 
 
 @contextmanager
-def installed() -> Iterator[Installation]:
-    """Runs a broker in a temporary folder on a disk; the folder is removed at the end."""
+def installed(samples: Path | None = None, *, more: str = "") -> Iterator[Installation]:
+    """Runs a broker in a temporary folder on a disk; the folder is removed at the end.
+
+    Args:
+        samples: when given, the broker runs under `tests.bench.sampled`, which writes there.
+        more: further sections of its configuration.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".bench-", dir=machine.disk_folder())))
         stand_in = stack.enter_context(child("provider"))
@@ -172,13 +179,26 @@ allow = ["127.0.0.1:{provider_port}"]
 [secrets.provider]
 env = "{_KEY_VARIABLE}"
 origins = ["http://127.0.0.1:{provider_port}"]
+{more}
 """,
             "utf-8",
         )
         greeting = folder / "greeting.json"
         out = stack.enter_context(greeting.open("w", encoding="utf-8"))
         log = stack.enter_context((folder / "broker.log").open("w", encoding="utf-8"))
-        process = commands.serve(config, out=out, log=log, **{_KEY_VARIABLE: provider.KEY})
+        variables = {_KEY_VARIABLE: provider.KEY}
+        if samples is None:
+            process = commands.serve(config, out=out, log=log, **variables)
+        else:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.sampled", str(config), str(samples)],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=log,
+                env=environment_for_child(**variables),
+                text=True,
+            )
         stack.callback(stop, process)
         told = _greeting(process, greeting, folder / "broker.log")
         installation = Installation(folder, process, told["issuer"], stand_in, provider_port)

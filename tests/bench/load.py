@@ -87,6 +87,7 @@ async def callers(port: int, count: int) -> AsyncIterator[Callers]:
     finally:
         for connection in line.connections:
             connection.transport.abort()
+        await asyncio.sleep(0)  # they close in the loop's next turn
 
 
 async def drive(port: int, requests: Sequence[bytes], count: int, *, keep: bool = False) -> Driven:

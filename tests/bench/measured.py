@@ -21,11 +21,19 @@ class Interval:
     cpu_us: float
 
 
-async def interval(pid: int, port: int, requests: Sequence[bytes], count: int) -> Interval:
-    """Drives requests at a process from `count` callers, and counts its CPU until all of their work is done."""
+async def interval(pid: int, port: int, requests: Sequence[bytes], count: int, *, works_on: bool = True) -> Interval:
+    """Drives requests at a process from `count` callers, and counts its CPU until all of their work is done.
+
+    Args:
+        pid, port: the process.
+        requests: what it is sent.
+        count: from so many callers.
+        works_on: whether it has work left when it has answered; it is given the time for it then.
+    """
     async with callers(port, count) as line:
         before = cpu_s(pid)
         driven = await line.drive(requests)
-        await asyncio.sleep(_SETTLE_S)
+        if works_on:
+            await asyncio.sleep(_SETTLE_S)
         spent = cpu_s(pid) - before
     return Interval(driven, spent / len(requests) * 1e6)

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-_ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 _STOP_TIMEOUT_S = 20.0
 
 
@@ -49,7 +49,7 @@ def child(module: str, *arguments: str) -> Iterator[Child]:
     """Runs `tests.bench.MODULE` until the block ends."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"tests.bench.{module}", *arguments],
-        cwd=_ROOT,
+        cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

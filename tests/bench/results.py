@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,3 +115,9 @@ def _shown(value: float | None) -> str:
         return ""
     digits = max(0, 3 - math.floor(math.log10(abs(value))) - 1) if value else 0
     return f"{value:,.{digits}f}"
+
+
+if __name__ == "__main__":
+    read = json.loads(Path(sys.argv[1] if sys.argv[1:] else "bench-results.json").read_text("utf-8"))
+    fields = ("name", "value", "unit", "better", "floor", "aim")
+    print(table([Result(**{name: each[name] for name in fields}) for each in read["results"]]))
