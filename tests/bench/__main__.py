@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
 from typing import NoReturn
 
 import uvloop
@@ -32,7 +31,6 @@ GROUPS: Mapping[str, Group] = {
     "profile": profile.run,
 }
 ONLY_WHEN_ASKED = frozenset({"profile"})
-RESULTS = Path("bench-results.json")
 
 
 def main() -> int:
@@ -54,8 +52,8 @@ def main() -> int:
     if not found:
         return 0
     print(results.table(found))
-    results.write(RESULTS, results.document(found, described, machine.commit()))
-    plan.say(f"written to {RESULTS}")
+    results.write(results.FILE, results.document(found, described, machine.commit()))
+    plan.say(f"written to {results.FILE}")
     return 0
 
 

@@ -9,8 +9,8 @@ from statistics import median
 from tests.bench import fleet, provider
 from tests.bench.floors import Signatures
 from tests.bench.installation import Installation, installed, token_of
-from tests.bench.load import Driven, drive
-from tests.bench.measured import interval
+from tests.bench.load import drive
+from tests.bench.measured import Interval, interval
 from tests.bench.plan import Plan
 from tests.bench.processes import Child, child
 from tests.bench.results import Result, percentile, spread
@@ -38,6 +38,7 @@ class _Rounds:
     verify_us: list[float] = field(default_factory=list)
     hop_us: list[float] = field(default_factory=list)
     pieces: list[float] = field(default_factory=list)
+    few_cpu_us: dict[int, list[float]] = field(default_factory=lambda: {count: [] for count in ADDED_AT[1:]})
     added_p50_ms: dict[int, list[float]] = field(default_factory=lambda: {count: [] for count in ADDED_AT})
     added_p99_ms: dict[int, list[float]] = field(default_factory=lambda: {count: [] for count in ADDED_AT})
 
@@ -65,7 +66,7 @@ async def run(plan: Plan) -> list[Result]:
         empty, hop = stack.enter_context(child("empty_route")), stack.enter_context(child("upstream"))
         bare = _Bare(empty, int(empty.told()["port"]), hop, Signatures())
         for kind in fleet.CALLS:  # everything is warm before the first round
-            await _broker(broker, 300, CALLERS, kind, await _tokens(broker))
+            await _few(plan, broker, 16, kind, await _tokens(broker))
         for number in range(plan.rounds):
             for kind, rounds in variants.items():
                 await _round(plan, broker, bare, kind, rounds)
@@ -102,7 +103,11 @@ async def _round(plan: Plan, broker: Installation, bare: _Bare, kind: str, round
     )
     rounds.hop_us.append(done["cpu_s"] / done["requests"] * 1e6)
     for count in ADDED_AT:
-        through = measured.driven if count == CALLERS else await _few(plan, broker, count, kind, tokens)
+        through = measured.driven
+        if count != CALLERS:
+            few = await _few(plan, broker, count, kind, tokens)
+            through = few.driven
+            rounds.few_cpu_us[count].append(few.cpu_us)
         number = len(through.latencies_s)
         straight = await drive(
             broker.provider_port, [fleet.direct_call(broker.provider_port, provider.KEY, kind)] * number, count
@@ -112,14 +117,11 @@ async def _round(plan: Plan, broker: Installation, bare: _Bare, kind: str, round
             kept[count].append(added_s * 1000)
 
 
-async def _few(plan: Plan, broker: Installation, count: int, kind: str, tokens: list[str]) -> Driven:
-    return await _broker(broker, max(100, plan.requests * count // (2 * CALLERS)), count, kind, tokens)
-
-
-async def _broker(broker: Installation, number: int, count: int, kind: str, tokens: list[str]) -> Driven:
-    driven = await drive(broker.port, broker.fleet.calls(number, tokens, kind), count)
+async def _few(plan: Plan, broker: Installation, count: int, kind: str, tokens: list[str]) -> Interval:
+    number = max(100, plan.requests * count // (2 * CALLERS))
+    measured = await interval(broker.pid, broker.port, broker.fleet.calls(number, tokens, kind), count)
     broker.answered["call"] += number
-    return driven
+    return measured
 
 
 async def _tokens(broker: Installation) -> list[str]:
@@ -143,6 +145,8 @@ def _results(plan: Plan, kind: str, rounds: _Rounds) -> list[Result]:
         Result(f"call.{name}cpu_ms", cpu_us / 1000, "ms", "lower", floor_us / 1000, aim_us / 1000),
         Result(f"call.{name}per_s", median(rounds.per_s), "1/s", "higher", 1e6 / floor_us),
     ]
+    for count, few_us in rounds.few_cpu_us.items():
+        results.append(Result(f"call.{name}cpu_ms.{count}", median(few_us) / 1000, "ms", "lower"))
     for count in ADDED_AT:
         at = "" if count == CALLERS else f".{count}"
         for percent, kept in ((50, rounds.added_p50_ms), (99, rounds.added_p99_ms)):

@@ -16,8 +16,24 @@ from tests.bench.results import Result, spread
 CALLERS = 64
 AIM_RATIO = 3.5
 
-_VARIANTS = {"": False, "again.": True}
-"""Every request with new evidence, the dearer case; and evidence shown again by its own key, as instances renew."""
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """What is asked, and by how many: `exchange.{prefix}cpu_ms{suffix}`."""
+
+    prefix: str = ""
+    suffix: str = ""
+    again: bool = False
+    callers: int = CALLERS
+
+    def __str__(self) -> str:
+        evidence = "evidence again" if self.again else "new evidence"
+        return f"exchange, {evidence}, {self.callers} callers"
+
+
+_VARIANTS = (_Variant(), _Variant("again.", again=True), _Variant(suffix=".16", callers=16))
+"""New evidence in every request, the dearer case; evidence shown again by its own key, as instances renew; and fewer
+callers, who share a commit with fewer."""
 
 
 @dataclass(slots=True)
@@ -33,25 +49,24 @@ class _Rounds:
 
 
 async def run(plan: Plan) -> list[Result]:
-    """Rounds of both variants in turn, each beside its floor."""
-    variants = {name: _Rounds() for name in _VARIANTS}
+    """Rounds of all variants in turn, each beside its floor."""
+    variants = {variant: _Rounds() for variant in _VARIANTS}
     signatures = Signatures()
     with installed() as broker, child("empty_route") as empty:
         empty_port = int(empty.told()["port"])
         await _warm_up(broker, empty_port)
         for number in range(plan.rounds):
-            for name, again in _VARIANTS.items():
-                await _round(plan, broker, (empty, empty_port), signatures, variants[name], again=again)
-                rounds = variants[name]
+            for variant, rounds in variants.items():
+                await _round(plan, broker, (empty, empty_port), signatures, variant, rounds)
                 plan.say(
-                    f"exchange {name or 'new.'} round {number + 1}/{plan.rounds}: {rounds.cpu_us[-1]:,.0f} µs CPU, "
+                    f"{variant}, round {number + 1}/{plan.rounds}: {rounds.cpu_us[-1]:,.0f} µs CPU, "
                     f"floor {rounds.floor_us[-1]:,.0f} (route {rounds.empty_us[-1]:,.0f}, signatures "
                     f"{rounds.crypto_us[-1]:,.0f}), {rounds.per_s[-1]:,.0f}/s"
                 )
         broker.stop_and_count()
     results: list[Result] = []
-    for name, rounds in variants.items():
-        results += _results(plan, name, rounds)
+    for variant, rounds in variants.items():
+        results += _results(plan, variant, rounds)
     return results
 
 
@@ -68,29 +83,29 @@ async def _round(
     broker: Installation,
     empty: tuple[Child, int],
     signatures: Signatures,
+    variant: _Variant,
     rounds: _Rounds,
-    *,
-    again: bool,
 ) -> None:
-    requests = broker.fleet.exchanges(plan.requests, again=again)
-    measured = await interval(broker.pid, broker.port, requests, CALLERS)
+    requests = broker.fleet.exchanges(plan.requests, again=variant.again)
+    measured = await interval(broker.pid, broker.port, requests, variant.callers)
     broker.answered["exchange"] += len(requests)
-    bare = await interval(empty[0].pid, empty[1], requests, CALLERS, works_on=False)
+    bare = await interval(empty[0].pid, empty[1], requests, variant.callers, works_on=False)
     rounds.cpu_us.append(measured.cpu_us)
     rounds.per_s.append(measured.driven.per_s)
     rounds.empty_us.append(bare.cpu_us)
     rounds.crypto_us.append(2 * signatures.verify_us() + signatures.sign_us())
 
 
-def _results(plan: Plan, name: str, rounds: _Rounds) -> list[Result]:
+def _results(plan: Plan, variant: _Variant, rounds: _Rounds) -> list[Result]:
     cpu_us, floor_us = median(rounds.cpu_us), median(rounds.floor_us)
     ratios = [cpu / floor for cpu, floor in zip(rounds.cpu_us, rounds.floor_us, strict=True)]
     plan.say(
-        f"exchange {name or 'new.'}: CPU {spread(rounds.cpu_us)} µs, floor {spread(rounds.floor_us)}, "
-        f"ratio {spread(ratios, 2)}, {spread(rounds.per_s)}/s from {CALLERS} callers"
+        f"{variant}: CPU {spread(rounds.cpu_us)} µs, floor {spread(rounds.floor_us)}, ratio {spread(ratios, 2)}, "
+        f"{spread(rounds.per_s)}/s"
     )
     aim_us = AIM_RATIO * floor_us
+    names = [f"exchange.{variant.prefix}{figure}{variant.suffix}" for figure in ("cpu_ms", "per_s")]
     return [
-        Result(f"exchange.{name}cpu_ms", cpu_us / 1000, "ms", "lower", floor_us / 1000, aim_us / 1000),
-        Result(f"exchange.{name}per_s", median(rounds.per_s), "1/s", "higher", 1e6 / floor_us),
+        Result(names[0], cpu_us / 1000, "ms", "lower", floor_us / 1000, aim_us / 1000),
+        Result(names[1], median(rounds.per_s), "1/s", "higher", 1e6 / floor_us),
     ]

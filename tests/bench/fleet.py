@@ -68,7 +68,7 @@ class Fleet:
     issuer_key: ec.EllipticCurvePrivateKey = field(default_factory=lambda: ec.generate_private_key(ec.SECP256R1()))
     instances: Sequence[Instance] = field(default_factory=lambda: tuple(_instances()))
     _clock: SystemClock = field(default_factory=SystemClock)
-    _standing: dict[int, str] = field(default_factory=dict)
+    _standing: dict[int, tuple[str, float]] = field(default_factory=dict)
 
     @property
     def jwks(self) -> dict[str, object]:
@@ -119,12 +119,7 @@ class Fleet:
 
     def _exchange(self, place: int, again: bool) -> bytes:
         instance = self.instances[place]
-        if again:
-            if place not in self._standing:
-                self._standing[place] = self.evidence(instance)
-            evidence = self._standing[place]
-        else:
-            evidence = self.evidence(instance)
+        evidence = self._standing_evidence(place) if again else self.evidence(instance)
         form = {
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
             "subject_token": evidence,
@@ -133,6 +128,15 @@ class Fleet:
         proof = self._proof(instance, "/token", None)
         headers = f"content-type: application/x-www-form-urlencoded\r\ndpop: {proof}\r\n"
         return self._post("/token", headers, urlencode(form))
+
+    def _standing_evidence(self, place: int) -> str:
+        """What an instance shows again and again, renewed in time before it ends."""
+        evidence, until = self._standing.get(place, ("", 0.0))
+        now = self._clock.now()
+        if now >= until:
+            evidence, until = self.evidence(self.instances[place]), now + EVIDENCE_LIFETIME_S / 2
+            self._standing[place] = (evidence, until)
+        return evidence
 
     def _call(self, instance: Instance, token: str, body: str) -> bytes:
         proof = self._proof(instance, CALL_PATH, token)

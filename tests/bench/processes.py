@@ -53,6 +53,7 @@ def child(module: str, *arguments: str) -> Iterator[Child]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,  # Ctrl-C is for the bench, which ends it in good order
     )
     try:
         yield Child(process)

@@ -25,7 +25,7 @@ from tests.bench.installation import Installation, installed, token_of
 from tests.bench.load import drive
 from tests.bench.measured import interval
 from tests.bench.plan import Plan
-from tests.bench.results import Result
+from tests.bench.results import PROFILE, Result
 from tests.bench.stages import by_function, by_stage
 
 CALLERS = 64
@@ -37,9 +37,11 @@ _FUNCTIONS_SHOWN = 30
 
 
 async def run(plan: Plan) -> list[Result]:
-    """Prints the tables of every path; they are no results of their own."""
-    for path in PATHS:
-        print(await profiled(plan, path))
+    """Prints the tables of every path, and keeps them; they are no results of their own."""
+    told = "\n".join([await profiled(plan, path) for path in PATHS])
+    print(told)
+    PROFILE.write_text(told, "utf-8")
+    plan.say(f"written to {PROFILE}")
     return []
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 Better = Literal["lower", "higher"]
+
+FILE = Path("bench-results.json")
+PROFILE = Path("bench-profile.md")
+"""Where `make bench` leaves what it found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,12 @@ def document(results: Sequence[Result], machine: dict[str, object], commit: str)
     }
 
 
+def parse(read: Mapping[str, Any]) -> list[Result]:
+    """The results of such a file."""
+    members = ("name", "value", "unit", "better", "floor", "aim")
+    return [Result(**{member: each[member] for member in members}) for each in read["results"]]
+
+
 def write(path: Path, written: dict[str, object]) -> None:
     """Writes the file, whole or not at all."""
     new = path.with_suffix(".new")
@@ -115,9 +124,3 @@ def _shown(value: float | None) -> str:
         return ""
     digits = max(0, 3 - math.floor(math.log10(abs(value))) - 1) if value else 0
     return f"{value:,.{digits}f}"
-
-
-if __name__ == "__main__":
-    read = json.loads(Path(sys.argv[1] if sys.argv[1:] else "bench-results.json").read_text("utf-8"))
-    fields = ("name", "value", "unit", "better", "floor", "aim")
-    print(table([Result(**{name: each[name] for name in fields}) for each in read["results"]]))

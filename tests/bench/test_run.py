@@ -13,7 +13,7 @@ from tests.bench.plan import Plan
 async def test_the_exchange_group_runs_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
     """Every figure is there beside its floor, and every answered exchange stands in the log."""
     found = {result.name: result for result in await exchange.run(Plan(rounds=1, requests=20))}
-    assert set(found) == {"exchange.cpu_ms", "exchange.per_s", "exchange.again.cpu_ms", "exchange.again.per_s"}
+    assert {"exchange.cpu_ms", "exchange.per_s", "exchange.again.cpu_ms", "exchange.cpu_ms.16"} <= set(found)
     assert all(result.value > 0 and result.floor is not None and result.floor > 0 for result in found.values())
     assert "exchange" in capsys.readouterr().err
 
