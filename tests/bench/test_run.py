@@ -1,0 +1,36 @@
+"""A whole group, as small as it can be: real processes, real HTTP, and the log compared with the answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.bench import __main__, exchange
+from tests.bench.installation import CountsDiffer, installed
+from tests.bench.load import drive
+from tests.bench.plan import Plan
+
+
+async def test_the_exchange_group_runs_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every figure is there beside its floor, and every answered exchange stands in the log."""
+    found = {result.name: result for result in await exchange.run(Plan(rounds=1, requests=20))}
+    assert {"exchange.cpu_ms", "exchange.per_s", "exchange.again.cpu_ms", "exchange.cpu_ms.16"} <= set(found)
+    assert all(result.value > 0 and result.floor is not None and result.floor > 0 for result in found.values())
+    assert "exchange" in capsys.readouterr().err
+
+
+async def test_an_answer_without_its_record_fails_the_run() -> None:
+    """One answer more than the log holds is noticed."""
+    with installed() as broker:
+        await drive(broker.port, broker.fleet.exchanges(3), 2)
+        broker.answered["exchange"] += 4
+        with pytest.raises(CountsDiffer, match="'exchange': 4"):
+            broker.stop_and_count()
+
+
+def test_a_group_that_does_not_exist_is_wrong_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, with the names there are; nothing is measured."""
+    monkeypatch.setenv("ONLY", "policy,polcy")
+    assert __main__.main() == 2
+    assert "no group polcy; there are exchange, call, policy, audit, memory, profile" in capsys.readouterr().err
