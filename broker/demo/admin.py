@@ -78,7 +78,8 @@ class Admin:
             "secret": SECRET,
             "models": [rule.SMALL, rule.LARGE],
         }
-        self._apply(step, {"endpoints": {rule.ENDPOINT: spec}})
+        messages = {**spec, "wire": "anthropic", "models": [rule.SMALL]}
+        self._apply(step, {"endpoints": {rule.ENDPOINT: spec, rule.MESSAGES: messages}})
         elsewhere = {**spec, "base_url": self._stage.platform.origin + "/v1"}
         answer = self._propose({"endpoints": {"elsewhere": elsewhere}})
         step.sent("the same key for another address")
@@ -144,15 +145,13 @@ class Admin:
         With a second admin this would wait for that person's approval; taking rights away never waits.
         """
         ceiling = (rule.SMALL, rule.LARGE)
-        step.sent(f'{rule.POLICY_FILE}, now with\n  @ceiling("{" ".join(map(rule.full_name, ceiling))}")')
+        step.sent(f'{rule.POLICY_FILE}, now with\n  @ceiling("{" ".join(rule.entries(ceiling))}")')
         self._apply(step, _change(rule.policy(ceiling), rule.cases(ceiling)), show=False)
         self.hashes.append(self._hash())
         step.came(f"policy set in force: {self.hashes[-1][:16]}...")
         step.holds("Another policy set is in force.", self.hashes[-1] != self.hashes[-2], self.hashes)
         known = self.get(f"/agents/{rule.AGENT}")["ceiling"]
-        step.holds(
-            "The agent's ceiling follows its rule at once.", known == sorted(map(rule.full_name, ceiling)), known
-        )
+        step.holds("The agent's ceiling follows its rule at once.", known == sorted(rule.entries(ceiling)), known)
         step.facts.update(set=self.hashes[-1], ceiling=known)
 
     def invite(self, name: str, role: str) -> str:

@@ -123,6 +123,38 @@ class Agent:
         step.holds("The agent never saw the provider's key.", provider.key not in f"{answer.headers}{answer.text}")
         step.facts.update(model=rule.SMALL, pieces=answer.pieces, record=answer.headers["broker-record"])
 
+    def call_in_the_other_format(self, step: Step) -> None:
+        """The agent calls the same provider through the plain anthropic SDK.
+
+        The other wire format is another part of the gateway, with tokens of its own: BrokerAuth exchanges the same
+        evidence for one. Policies, records and limits are the same.
+        """
+        from anthropic import Anthropic
+
+        stage = self._stage
+        step.sent(
+            f'Anthropic(base_url="{stage.url}/anthropic", api_key="unused",\n'
+            f"          http_client=httpx2.Client(auth=BrokerAuth(...)))\n"
+            f'  .messages.create(model="{rule.SMALL}", max_tokens=100, messages=[...])'
+        )
+        auth = BrokerAuth(stage.url, lambda: self._evidence, proof_key=self._key)
+        client = Anthropic(
+            base_url=f"{stage.url}/anthropic", api_key="unused", http_client=stage.http(auth), max_retries=0
+        )
+        answer = client.messages.create(
+            model=rule.SMALL, max_tokens=100, messages=[{"role": "user", "content": _PROMPT}]
+        )
+        text = "".join(block.text for block in answer.content if block.type == "text").strip()
+        step.came(text)
+        step.holds("The answer is whole.", text == _PROMPT, text)
+        arrived = stage.provider.received[-1].headers
+        step.holds(
+            "The provider was sent its own key, as this format sends it.",
+            arrived.get("x-api-key") == stage.provider.key,
+        )
+        step.holds("It never saw the agent's token.", "authorization" not in arrived, sorted(arrived))
+        step.facts.update(model=rule.SMALL, input_tokens=answer.usage.input_tokens)
+
     def call_outside_ceiling(self, step: Step) -> None:
         """The agent asks for a model outside its ceiling: refused.
 

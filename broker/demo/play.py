@@ -35,6 +35,7 @@ def acts(stage: Stage) -> tuple[Act, ...]:
         admin.add_enrolment_rule,
         agent.exchange_evidence,
         agent.stream_a_call,
+        agent.call_in_the_other_format,
         agent.call_outside_ceiling,
         admin.explain_refusal,
         thief.use_stolen_token,
@@ -52,10 +53,11 @@ def play(stage: Stage, transcript: Transcript) -> bool:
     """Performs the acts until one does not hold; True when all did. Whatever was started is stopped.
 
     Raises:
-        ConfigurationError: the `openai` package is missing; nothing was started.
+        ConfigurationError: one of the SDKs is missing; nothing was started.
     """
-    if importlib.util.find_spec("openai") is None:
-        raise ConfigurationError("The play calls a model through the openai SDK: pip install 'broker[demo]'.")
+    for sdk in ("openai", "anthropic"):
+        if importlib.util.find_spec(sdk) is None:
+            raise ConfigurationError(f"The play calls a model through the {sdk} SDK: pip install 'broker[demo]'.")
     transcript.page.heading("The main job of the broker, from end to end")
     transcript.page.prose(PROLOGUE, indent="")
     with stage:

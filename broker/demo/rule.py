@@ -5,7 +5,8 @@ from __future__ import annotations
 AGENT = "nightly-report"
 SUBJECT = "job:acme/nightly-report"
 ATTESTER = "stand-in-platform"
-ENDPOINT = "stand-in"
+ENDPOINT, MESSAGES = "stand-in", "stand-in-messages"
+"""The provider's two endpoints: one for each wire format."""
 SMALL, LARGE = "stand-in-small", "stand-in-large"
 
 POLICY_FILE, CASE_FILE = "nightly-report.cedar", "nightly-report.yaml"
@@ -27,7 +28,7 @@ def policy(ceiling: tuple[str, ...], *, condition: str = EXACT) -> str:
 @id("nightly-report")
 @agent("{AGENT}")
 @owner("team-data") @purpose("writes the nightly report")
-@ceiling("{" ".join(_full(ceiling))}")
+@ceiling("{" ".join(entries(ceiling))}")
 permit (
   principal is OidcEvidence,
   action == Action::"enrol",
@@ -54,7 +55,7 @@ cases:
       context: {{lists: {{type: ListClaims, id: none}}}}
     expect: permit
     reasons: [nightly-report]
-    enrols: {{agent: {AGENT}, owner: team-data, ceiling: [{", ".join(_full(ceiling))}]}}
+    enrols: {{agent: {AGENT}, owner: team-data, ceiling: [{", ".join(entries(ceiling))}]}}
   - name: {STRANGER_CASE}
     request:
       principal: OidcEvidence::"other"
@@ -71,5 +72,6 @@ def full_name(model: str) -> str:
     return f"{ENDPOINT}/{model}"
 
 
-def _full(models: tuple[str, ...]) -> list[str]:
-    return [full_name(model) for model in models]
+def entries(models: tuple[str, ...]) -> list[str]:
+    """A ceiling: these models at one endpoint, and the small one at the other."""
+    return [*(full_name(model) for model in models), f"{MESSAGES}/{SMALL}"]

@@ -40,6 +40,7 @@ STEPS = [
     "add-enrolment-rule",
     "exchange-evidence",
     "stream-a-call",
+    "call-in-the-other-format",
     "call-outside-ceiling",
     "explain-refusal",
     "use-stolen-token",
