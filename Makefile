@@ -17,8 +17,8 @@ help: ## what there is
 demo: runtime ## set up, then play the main job on real HTTP and print what happened
 	@$(BIN)/broker demo
 
-test: development ## set up, then run the whole test suite
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: development ## set up, then run the whole test suite; prints the branch coverage
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered $(ARGS)
 
 check: development ## format, lint, types, import contracts, then the tests; what CI runs
 	@echo "check: format"

@@ -8,6 +8,7 @@ algorithm.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import jwt.algorithms
 
@@ -60,7 +61,7 @@ def verify(
         EvidenceRejected: any check failed.
     """
     try:
-        u = jws.unverified(token, max_bytes=_MAX_EVIDENCE_BYTES)
+        u = _taken_apart(token)
         if "typ" in u.header and not any(jws.has_type(u.header, typ) for typ in types):
             raise Malformed("Its type says that it was made for something else.", reason="wrong_type")
         payload = jws.claims(_verified(u, _choose(u, keys, algorithms)))
@@ -89,10 +90,16 @@ def unverified_issuer(token: str) -> str:
         EvidenceRejected: not a signed token, or one without a readable issuer.
     """
     try:
-        u = jws.unverified(token, max_bytes=_MAX_EVIDENCE_BYTES)
+        u = _taken_apart(token)
         return checks.text(jws.claims(u.payload), "iss")
     except Malformed as error:
         raise EvidenceRejected(f"The evidence cannot be read. {error.detail}", reason=error.reason) from error
+
+
+@lru_cache(maxsize=64)
+def _taken_apart(token: str) -> Unverified:
+    """The token's parts, kept by its whole text: its issuer is asked for first, and then it is verified."""
+    return jws.unverified(token, max_bytes=_MAX_EVIDENCE_BYTES)
 
 
 def _choose(u: Unverified, keys: Sequence[PublicKey], algorithms: frozenset[str]) -> PublicKey:

@@ -182,8 +182,10 @@ def attested(token: str, attester: Attester, claims: Mapping[str, object]) -> At
 def _flatten(claims: Mapping[str, object], path: str, tags: dict[str, object], lists: dict[str, object]) -> None:
     """Nothing that a policy might look for is left out or cut short: a forbid would no longer find it. Fails closed."""
     for name, value in claims.items():
-        key = path + name.replace("~", "~0").replace("/", "~1")
-        if isinstance(value, Mapping):
+        key = path + (name.replace("~", "~0").replace("/", "~1") if "~" in name or "/" in name else name)
+        if isinstance(value, str):
+            tags[key] = _text(key, value)
+        elif isinstance(value, dict):
             _flatten(value, key + "/", tags, lists)
         elif isinstance(value, list):
             if len(value) > _MAX_ITEMS:
@@ -196,7 +198,7 @@ def _flatten(claims: Mapping[str, object], path: str, tags: dict[str, object], l
 
 
 def _text(key: str, value: object) -> str:
-    if isinstance(value, Mapping | list) or value is None:
+    if isinstance(value, dict | list) or value is None:
         raise EvidenceRejected(f"The claim {key!r} lists lists, objects or null, which no rule could look into.")
     text = value if isinstance(value, str) else orjson.dumps(value).decode()
     if len(text) > _MAX_TEXT:
