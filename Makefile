@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check bench setup runtime development format lock clean
+.PHONY: help demo test check bench fuzz setup runtime development format lock clean
 
 help: ## what there is
 	@echo "make TARGET, with one of:"
@@ -35,6 +35,9 @@ check: development ## format, lint, types, import contracts, then the tests; wha
 bench: development ## the benchmarks, each beside its floor; ONLY=policy for one group, FULL=1 for the long ones
 	@test -d tests/bench || { echo "bench: the benchmarks come with tests/bench, which is not here yet" >&2; exit 1; }
 	@ONLY="$(ONLY)" FULL="$(FULL)" $(BIN)/python -m tests.bench
+
+fuzz: development ## search every parser for two minutes; ONLY=dpop for one family, SECONDS=30 for another time
+	@$(BIN)/python -m tests.fuzz "$(ONLY)" "$(SECONDS)"
 
 setup: development ## only make .venv, with everything the other targets need
 

@@ -229,7 +229,7 @@ def load(path: Path | None = None, **overrides: Any) -> Settings:
             tree = tomllib.loads(source.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{source}: cannot be read: {error}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's own bounds too
             raise ConfigurationError(f"{source}: not valid TOML: {error}") from error
     file = str(source) if tree else ""
     origin: dict[tuple[str, ...], str] = {}

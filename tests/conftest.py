@@ -8,4 +8,6 @@ from hypothesis import settings
 settings.register_profile("steady", deadline=None, derandomize=True, database=None)
 # make test ARGS="--hypothesis-profile=search" looks further, with new examples each time.
 settings.register_profile("search", deadline=None, max_examples=2000, print_blob=True)
+# make fuzz: rounds of a few seconds, repeated with new examples until their time is used up.
+settings.register_profile("fuzz", deadline=None, max_examples=400, print_blob=True, database=None)
 settings.load_profile("steady")

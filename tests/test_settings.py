@@ -129,6 +129,14 @@ def test_a_wrong_file_is_refused(text: str, key: str, reason: str) -> None:
     assert reason in refused.value.detail
 
 
+@pytest.mark.parametrize("text", ["a = " + "9" * 5000, "a = " + "[" * 10_000])
+def test_a_file_that_python_cannot_hold_is_refused(text: str) -> None:
+    """A number too long and a nesting too deep for Python's own reader are mistakes in the file like others."""
+    written(text)
+    with pytest.raises(ConfigurationError, match=r"broker\.toml: not valid TOML: "):
+        settings.load()
+
+
 @pytest.mark.parametrize("text", ["[server", "port 8420", "a = 1\na = 2"])
 def test_a_file_that_is_no_toml_is_refused(text: str) -> None:
     """The text says where it breaks off."""

@@ -20,7 +20,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from broker.errors import ManifestInvalid
+from broker.errors import Malformed, ManifestInvalid
+from broker.formats.canonical_json import canonical
 from broker.gateway import endpoints
 from broker.gateway.endpoints import Endpoint
 from broker.identity import agents, operators
@@ -84,6 +85,10 @@ def parse(document: object) -> Manifest:
     described_agents = _section(document, "agents")
     alone = {id for id, spec in described_agents.items() if set(spec) == {"status"}}
     described_operators = _section(document, "operators")
+    try:
+        canonical(document)
+    except Malformed as error:
+        raise ManifestInvalid(f"The manifest holds what no record of it could: {error.detail}") from error
     return Manifest(
         document,
         {n: _attester(n, s) for n, s in _section(document, "attesters").items()},

@@ -123,12 +123,15 @@ def _check(value: object, where: str, path: str, depth: int) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without a second meaning: no name twice in a mapping, and no aliases, which can make a file explode."""
+    """YAML without a second meaning: no name twice in a mapping, no tags, no aliases: these can make a file explode."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             problem = "aliases (*name) are not taken; write the value out"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs give it no types
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(problem="tags (!!name) are not taken", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

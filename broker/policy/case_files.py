@@ -84,11 +84,14 @@ def parse(files: Mapping[str, str]) -> tuple[Case, ...]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without a second meaning: no name twice in a mapping, no aliases: they make files explode."""
+    """YAML without a second meaning: no name twice in a mapping, no tags, no aliases: they make files explode."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not supported")
+        event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs give it no types
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError("tags (!!name) are not supported")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

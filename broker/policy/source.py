@@ -34,14 +34,15 @@ MAX_DEPTH = 24
 
 _APPLIES = re.compile(r"^  principal: \[(.*)\],\n  resource: \[(.*)\],$", re.MULTILINE)
 _FILE_NAME = re.compile(r"[a-z0-9_-]{1,64}\.cedar")
-_TOKEN = re.compile(r'//[^\n\r]*|"(?:[^"\\]|\\.)*"|;', re.DOTALL)
+# A text without an end is one token to the end of the file: to look again from each quote inside it would take forever.
+_TOKEN = re.compile(r'//[^\n\r]*|"(?:[^"\\]|\\.)*+"?|;', re.DOTALL)
 _BLANK = re.compile(r"(?:\s|//[^\n\r]*)*+")
 _OPERATION = re.compile(
-    r'(?P<words>//[^\n\r]*|"(?:[^"\\]|\\.)*")|&&|\|\||[=!<>]=|[&|=!<>+*/%.({\[-]|[)}\]]'
+    r'(?P<words>//[^\n\r]*|"(?:[^"\\]|\\.)*+"?)|&&|\|\||[=!<>]=|[&|=!<>+*/%.({\[-]|[)}\]]'
     r"|\b(?:if|then|else|has|like|in|is|when|unless)\b",
     re.DOTALL,
 )
-_NOT_MEANT = re.compile(r'//[^\n\r]*|"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NOT_MEANT = re.compile(r'//[^\n\r]*|"(?:[^"\\]|\\.)*+(?:"|(?P<endless>\Z|\\))', re.DOTALL)
 _SCHEMA_TOKEN = re.compile(r"[({\[<]|[)}\]>]|\btype\s+\w+\s*=")
 
 
@@ -116,7 +117,8 @@ def statements(file: str, text: str) -> tuple[Statement, ...]:
             line += text.count("\n", start, following)
             start = following
     if start < len(text):
-        raise refusal(file, "the last policy has no end; close it with a semicolon.", line=line)
+        message = "the last policy has no end; close it with a semicolon, and each text with a quotation mark."
+        raise refusal(file, message, line=line)
     return tuple(found)
 
 
@@ -147,7 +149,7 @@ def _check_shape(statement: Statement) -> None:
 
 def _check_schema(schema: str) -> None:
     """A vocabulary is flat. `type` would let a few lines describe a record of a million members, so it is refused."""
-    meant = _NOT_MEANT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), schema)
+    meant = _NOT_MEANT.sub(_blank_out, schema)
     depth = 0
     for token in _SCHEMA_TOKEN.finditer(meant):
         line = 1 + meant.count("\n", 0, token.start())
@@ -156,6 +158,11 @@ def _check_schema(schema: str) -> None:
         depth += 1 if token.group() in "({[<" else -1
         if depth > MAX_SCHEMA_DEPTH:
             raise refusal(SCHEMA_NAME, f"nested more than {MAX_SCHEMA_DEPTH} deep; make it flatter.", line=line)
+
+
+def _blank_out(found: re.Match[str]) -> str:
+    """Spaces in place of a comment or a text; a text without an end hides nothing."""
+    return found[0] if found["endless"] is not None else re.sub(r"[^\n]", " ", found[0])
 
 
 def _skip_blank(text: str, position: int) -> int:

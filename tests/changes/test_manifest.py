@@ -16,6 +16,13 @@ ENDPOINT = {"base_url": "https://api.example/v1", "models": ["m"]}
 OIDC = {"kind": "oidc", "issuer": "https://issuer.example", "audience": "https://broker.example"}
 
 
+def test_what_no_record_can_hold_is_refused() -> None:
+    """A manifest is recorded: a number that canonical JSON cannot say stops it before anything is stored."""
+    members = {**jwk.to_members(es256().public_key()), "more": 2**64}
+    with pytest.raises(ManifestInvalid, match="no record of it"):
+        parse({"attesters": {"a": {**OIDC, "jwks": {"keys": [members]}}}})
+
+
 def _private() -> dict[str, Any]:
     key = es256()
     number = key.private_numbers().private_value.to_bytes(32, "big")

@@ -55,6 +55,15 @@ def test_a_line_without_end_is_not_kept() -> None:
     assert (counter.input_tokens, counter.output_tokens) == (1, 2)
 
 
+@pytest.mark.parametrize(("over", "counted"), [(0, 7), (1, None)])
+def test_a_line_too_long_is_not_read_however_it_arrives(over: int, counted: int | None) -> None:
+    """A line of a quarter of a mebibyte is read and one byte more is not, at once as in pieces."""
+    start = b'data: {"usage":{"prompt_tokens":7},"x":"'
+    line = start + b"x" * (256 * 1024 + over - len(start) - 2) + b'"}'
+    for pieces in ([line + b"\n"], [line, b"\n"], [line[:9], line[9:] + b"\n"], [line]):
+        assert _fed(pieces, stream=True).input_tokens == counted
+
+
 def test_a_document_without_end_is_not_kept() -> None:
     """A whole answer beyond four mebibytes passes without being kept; its usage is then not known."""
     counter = _fed([b"x" * 1024 * 1024] * 5, stream=False)

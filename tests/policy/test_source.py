@@ -17,6 +17,7 @@ from broker.policy.source import (
     MAX_OPERATIONS,
     MAX_SCHEMA_DEPTH,
     MAX_STATEMENT_CHARS,
+    check_limits,
     statements,
 )
 from tests.policy.dangerous import FORMS, largest
@@ -49,6 +50,21 @@ def test_every_policy_is_found_where_it_stands(pieces: list[str]) -> None:
 def test_a_file_may_hold_no_policy(text: str) -> None:
     """A file of comments is fine."""
     assert statements("f.cedar", text) == ()
+
+
+def test_a_text_without_an_end_is_read_once() -> None:
+    """It reaches to the end of the file, whatever quotes it holds: nobody looks for another text from each of them."""
+    with pytest.raises(PolicyInvalid, match=r"line 1: .*quotation mark"):
+        statements("f.cedar", '"' + '\\"' * 50 + ";")
+    with pytest.raises(PolicyInvalid, match="line 1"):
+        statements("f.cedar", '"' + '\\"' * 1_000_000 + ";")
+
+
+@pytest.mark.parametrize("opening", ['"', '"\\" \\"', '"x\\'])
+def test_a_text_without_an_end_hides_nothing_of_a_vocabulary(opening: str) -> None:
+    """What follows it is measured all the same."""
+    with pytest.raises(PolicyInvalid, match="`type` is not supported"):
+        check_limits(f"{opening}\ntype A = Long;", {})
 
 
 @pytest.mark.parametrize("rest", ["permit (principal, action, resource)", '"', "x"])

@@ -200,7 +200,8 @@ def _flatten(claims: Mapping[str, object], path: str, tags: dict[str, object], l
 def _text(key: str, value: object) -> str:
     if isinstance(value, dict | list) or value is None:
         raise EvidenceRejected(f"The claim {key!r} lists lists, objects or null, which no rule could look into.")
-    text = value if isinstance(value, str) else orjson.dumps(value).decode()
+    # Python writes an integer as JSON does; orjson writes none beyond 64 bits.
+    text = str(value) if type(value) in (str, int) else orjson.dumps(value).decode()
     if len(text) > _MAX_TEXT:
         raise _too_much(f"The claim {key!r} is longer than {_MAX_TEXT} characters.")
     return text
