@@ -11,6 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from broker import premises
 from broker.audit import trail
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
@@ -185,6 +186,7 @@ def assemble(
         ConfigurationError, PolicyInvalid: what is stored or configured cannot be used. Fails closed.
     """
     clock = clock or SystemClock()
+    premises.check(settings, clock.now())
     provider_keys = ProviderKeys(
         {
             name: ProviderKey(value.get_secret_value(), frozenset(settings.secrets[name].origins))
@@ -207,9 +209,10 @@ def assemble(
             probe=probe,
         )
         if audit.winding_down:
-            raise ConfigurationError(
-                f"storage.data_dir {data_dir}: needs {2 * settings.storage.reserve_mb} MB of free disk to start "
-                "(twice storage.reserve_mb)"
+            raise settings.refusal(
+                "storage.reserve_mb",
+                f"{data_dir} needs {2 * settings.storage.reserve_mb} MB of free disk to start, twice this; make room, "
+                "or choose another storage.data_dir",
             )
         return _build(settings, clock, entropy, engine, lock, keys, audit, provider_keys, outbound)
     except BaseException:

@@ -60,6 +60,7 @@ def settings_for(
     folder: Path,
     *,
     port: int | None = None,
+    server: Mapping[str, Any] | None = None,
     allow: tuple[str, ...] = (),
     secrets: Mapping[str, Secret] | None = None,
     tokens: Tokens | None = None,
@@ -68,8 +69,8 @@ def settings_for(
 ) -> Settings:
     """Settings for a broker in `folder` on loopback."""
     return Settings(
-        server=Server(port=port or free_port()),
-        storage=Storage(data_dir=folder / "data", **{"reserve_mb": 1, **(storage or {})}),
+        server=Server(port=port or free_port(), **(server or {})),
+        storage=Storage(data_dir=folder / "data", **{"reserve_mb": 8, **(storage or {})}),
         outgoing=Outgoing(allow=allow),
         secrets=dict(secrets or {}),
         tokens=tokens or Tokens(),
@@ -206,6 +207,7 @@ async def running(
             provider = await stack.enter_async_context(StandInProvider(clock=clock, entropy=system_entropy))
         key_file = folder / "provider.key"
         key_file.write_text(provider.key)
+        key_file.chmod(0o600)
         settings = settings_for(
             folder,
             allow=tuple(origin.partition("://")[2] for origin in (platform.origin, provider.origin)),

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 from broker import migrations, settings
 from broker.assembly import assemble
 from broker.errors import ConfigurationError
 from broker.gateway.upstream import ProviderKey
 from broker.settings import Settings
-from tests.formats.forge import p256
 
 
 @pytest.fixture(autouse=True)
@@ -33,26 +27,6 @@ def written(text: str, name: str = "broker.toml") -> Path:
     path = Path(name)
     path.write_text(text)
     return path
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for localhost and its key."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(p256().public_key())
-        .serial_number(1)
-        .not_valid_before(start)
-        .not_valid_after(start + timedelta(days=3650))
-        .sign(p256(), SHA256())
-    )
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_bytes(made.public_bytes(Encoding.PEM))
-    key.write_bytes(p256().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return cert, key
 
 
 def test_nothing_at_all_is_a_configuration() -> None:
@@ -86,7 +60,24 @@ def test_nothing_at_all_is_a_configuration() -> None:
         ("[server]\ntrusted_proxy = '10.0.0.1'", "server", "set public_url"),
         ("[server]\ntrusted_proxy = 'proxy.local'", "server.trusted_proxy", "IPv4 or IPv6"),
         ("[server]\ntls_cert = 'cert.pem'", "server", "tls_cert and tls_key go together"),
-        ("[server]\ntls_cert = 'no.pem'\ntls_key = 'no.key'", "server", "cannot be used"),
+        ("[server]\nhost = ''", "server.host", "is no address and no name"),
+        ("[server]\nhost = 'Broker.Example'", "server.host", "is no address and no name in small letters"),
+        ("[server]\nhost = 'http://127.0.0.1'", "server.host", "write one, such as 127.0.0.1"),
+        ("[server]\nhost = '127.1'", "server.host", "is no address"),
+        ("[server]\npublic_url = 'https://broker.example'", "server", "nothing speaks it: set tls_cert and tls_key"),
+        (
+            "[server]\npublic_url = 'http://localhost'\ntls_cert = 'c'\ntls_key = 'k'",
+            "server",
+            "write https in public_url",
+        ),
+        ("[server]\npublic_url = 'https://broker.example:443'", "server.public_url", "no default port"),
+        ("[server]\npublic_url = 'https://broker.example:0'", "server.public_url", "scheme://host[:port]"),
+        ("[server]\npublic_url = 'https://0.0.0.0'", "server.public_url", "nobody can be sent there"),
+        ("[server]\npublic_url = 'https://0x7f.1'", "server.public_url", "scheme://host[:port]"),
+        ("[server]\ntrusted_proxy = '0.0.0.0'", "server.trusted_proxy", "0.0.0.0 is nobody's address"),
+        ("[server]\ntrusted_proxy = '224.0.0.1'", "server.trusted_proxy", "is nobody's address"),
+        ("[server]\ntrusted_proxy = '::ffff:10.0.0.1'", "server.trusted_proxy", "is nobody's address"),
+        ("[server]\ntrusted_proxy = '10.0.0.0/8'", "server.trusted_proxy", "IPv4 or IPv6"),
         ("[server]\npublic_url = 'http://broker.example'", "server.public_url", "plain http is for loopback only"),
         ("[server]\npublic_url = 'https://broker.example/'", "server.public_url", "scheme://host[:port]"),
         ("[server]\npublic_url = 'https://broker.example/x'", "server.public_url", "scheme://host[:port]"),
@@ -102,6 +93,29 @@ def test_nothing_at_all_is_a_configuration() -> None:
         ("[outgoing]\nallow = ['h:0']", "outgoing.allow", "is no host:port"),
         ("[outgoing]\nallow = ['h:65536']", "outgoing.allow", "is no host:port"),
         ("[outgoing]\nallow = ['http://h:80/']", "outgoing.allow", "is no host:port"),
+        ("[outgoing]\nallow = ['http://h:80']", "outgoing.allow", "'http://h:80' is no host:port; write one exact"),
+        ("[outgoing]\nallow = ['me@h:80']", "outgoing.allow", "is no host:port"),
+        ("[outgoing]\nallow = ['[h]:80']", "outgoing.allow", "is no host:port"),
+        ("[outgoing]\nallow = ['10.0.0.0/8:80']", "outgoing.allow", "is no host:port"),
+        ("[outgoing]\nallow = ['h:٣']", "outgoing.allow", "is no host:port"),
+        ("[secrets.'']\nenv = 'A'\norigins = ['https://a.example']", "secrets", "is no name for a secret"),
+        ("[secrets.'a b']\nenv = 'A'\norigins = ['https://a.example']", "secrets", "'a b' is no name for a secret"),
+        ("[secrets.k]\nenv = ''\norigins = ['https://a.example']", "secrets.k.env", "write the name of the variable"),
+        (
+            "[secrets.k]\nenv = 'sk-1'\norigins = ['https://a.example']",
+            "secrets.k.env",
+            "write the name of the variable",
+        ),
+        ("[secrets.k]\nenv = 'BROKER_K'\norigins = ['https://a.example']", "secrets.k.env", "BROKER_* are settings"),
+        ("[secrets.k]\nenv = 'A'\norigins = ['http://a.example']", "secrets.k.origins", "use https beyond loopback"),
+        ("[secrets.k]\nenv = 'A'\norigins = ['http://10.0.0.5:80']", "secrets.k.origins", "no default port"),
+        ("[secrets.k]\nenv = 'A'\norigins = ['http://10.0.0.5:81']", "secrets.k.origins", "travel in the clear"),
+        ("[secrets.k]\nenv = 'A'\norigins = ['https://a.example:443']", "secrets.k.origins", "no default port"),
+        (
+            "[secrets.k]\nenv = 'A'\norigins = ['http://127.0.0.1:81']",
+            "(top level)",
+            "secrets.k is for http://127.0.0.1:81, and nothing may be sent there: add '127.0.0.1:81' to outgoing.allow",
+        ),
         ("[secrets.k]\norigins = ['https://a.example']", "secrets.k", "either `env`"),
         ("[secrets.k]\nenv='A'\nfile='b'\norigins = ['https://a.example']", "secrets.k", "either `env`"),
         ("[secrets.k]\nenv = 'A'", "secrets.k.origins", "Field required"),
@@ -112,7 +126,12 @@ def test_nothing_at_all_is_a_configuration() -> None:
         ("[secrets.k]\nenv = 'A'\norigins = ['https://a@b.example']", "secrets.k.origins", "is no origin"),
         ("[secrets.k]\nenv = 'A'\norigins = ['https://']", "secrets.k.origins", "is no origin"),
         ("[secrets.k]\nvalue = 'x'\norigins = ['https://a.example']", "secrets.k.value", "unknown key"),
-        ("[storage]\nreserve_mb = 0", "storage.reserve_mb", "greater than or equal to 1"),
+        ("[storage]\nreserve_mb = 7", "storage.reserve_mb", "greater than or equal to 8"),
+        ("[storage]\ndata_dir = ''", "storage.data_dir", "is empty; write a folder"),
+        ("[storage]\ncommit_timeout_s = 0.01", "storage.commit_timeout_s", "greater than or equal to 0.1"),
+        ("[storage]\ncommit_timeout_s = nan", "storage.commit_timeout_s", "finite number"),
+        ("[gateway]\nconnect_timeout_s = 0.0001", "gateway.connect_timeout_s", "greater than or equal to 0.1"),
+        ("[gateway]\nfirst_byte_timeout_s = inf", "gateway.first_byte_timeout_s", "finite number"),
         ("[storage]\ncommit_timeout_s = 1.5", "storage.commit_timeout_s", "less than or equal to 1"),
         ("[gateway]\nmax_body_bytes = 1", "gateway.max_body_bytes", "greater than or equal to 1024"),
         ("log_level = 'loud'", "log_level", "'debug', 'info', 'warning' or 'error'"),
@@ -238,10 +257,9 @@ def test_loopback_needs_no_tls(host: str) -> None:
             settings.load(server__host=other)
 
 
-def test_beyond_loopback_with_tls_or_a_named_proxy(tmp_path: Path) -> None:
+def test_beyond_loopback_with_tls_or_a_named_proxy() -> None:
     """Either the broker ends TLS itself, or it names the proxy that does; and says what it is called."""
-    cert, key = certificate(tmp_path)
-    tls = f"[server]\nhost = '0.0.0.0'\ntls_cert = '{cert}'\ntls_key = '{key}'\n"
+    tls = "[server]\nhost = '0.0.0.0'\ntls_cert = 'cert.pem'\ntls_key = 'key.pem'\n"
     written(tls)
     with pytest.raises(ConfigurationError, match="set public_url"):
         settings.load()
@@ -251,20 +269,10 @@ def test_beyond_loopback_with_tls_or_a_named_proxy(tmp_path: Path) -> None:
     assert settings.load().issuer == "https://broker.example:8443"
 
 
-def test_on_loopback_with_tls_the_name_follows(tmp_path: Path) -> None:
+def test_on_loopback_with_tls_the_name_follows() -> None:
     """The issuer identifier has the scheme that the broker really speaks."""
-    cert, key = certificate(tmp_path)
-    written(f"[server]\ntls_cert = '{cert}'\ntls_key = '{key}'\n")
+    written("[server]\ntls_cert = 'cert.pem'\ntls_key = 'key.pem'\n")
     assert settings.load().issuer == "https://127.0.0.1:8420"
-
-
-def test_a_key_that_is_not_the_certificates_is_refused(tmp_path: Path) -> None:
-    """Noticed at start, not at the first connection."""
-    cert, key = certificate(tmp_path)
-    key.write_bytes(p256("other").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    written(f"[server]\ntls_cert = '{cert}'\ntls_key = '{key}'\n")
-    with pytest.raises(ConfigurationError, match=r"key `server`: .*cannot be used"):
-        settings.load()
 
 
 def secret(**source: Any) -> Settings:
@@ -284,7 +292,9 @@ def test_a_secret_comes_from_its_variable_or_file(monkeypatch: pytest.MonkeyPatc
 def test_a_secret_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     """Named by secret and source, without its value."""
     Path("key").write_text(value)
-    with pytest.raises(ConfigurationError, match=r"^secrets\.openai: the file key is empty or holds") as refused:
+    with pytest.raises(
+        ConfigurationError, match=r"^the configuration: key `secrets\.openai`: the file key is empty or holds"
+    ) as refused:
         secret(file="key").secret_values()
     assert not value or value not in refused.value.detail
 
@@ -292,8 +302,11 @@ def test_a_secret_that_no_header_can_carry_is_refused(monkeypatch: pytest.Monkey
 def test_a_missing_source_is_refused_at_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A variable that is not set and a file that is not there stop the start, before the data folder is touched."""
     monkeypatch.delenv("THE_KEY", raising=False)
-    for source, says in ((secret(env="THE_KEY"), "the variable THE_KEY"), (secret(file="no"), "the file no")):
-        with pytest.raises(ConfigurationError, match=rf"^secrets\.openai: {says}"):
+    for source, says in (
+        (secret(env="THE_KEY"), r"key `secrets\.openai`: the variable THE_KEY"),
+        (secret(file="no"), r"key `secrets\.openai\.file`: no cannot be read: No such file"),
+    ):
+        with pytest.raises(ConfigurationError, match=says):
             assemble(source, prepare=migrations.upgrade)
     assert not (tmp_path / "broker-data").exists()
 

@@ -18,7 +18,7 @@ import uvicorn
 from broker import jobs, migrations
 from broker.assembly import Broker, assemble
 from broker.cli.output import err
-from broker.errors import BrokerError, ConfigurationError
+from broker.errors import BrokerError
 from broker.settings import Settings
 from broker.tokens.sign_in import FIRST_ADMIN
 from broker.web.app import App
@@ -80,8 +80,9 @@ class _Server(uvicorn.Server):
         """Keeps uvicorn's many lines about a failed start out of the log: `refusing` says it in one."""
         if isinstance(record.msg, OSError):
             server, why = self._broker.settings.server, os.strerror(record.msg.errno or 0)
-            self.failure = ConfigurationError(
-                f"Cannot listen on {server.host}:{server.port}: {why}. Choose another --port, or stop what is there."
+            self.failure = self._broker.settings.refusal(
+                "server.port",
+                f"Cannot listen on {server.host}:{server.port}: {why}. Choose another --port, or stop what is there.",
             )
         return self.failure is None
 

@@ -24,7 +24,7 @@ ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("jwt", "joserfc", "jose", "authlib.jose"): ("broker.formats",),
     ("typer", "click", "rich"): ("broker.cli", "broker.demo"),
     ("openai", "anthropic"): ("broker.demo",),
-    ("broker.settings",): ("broker.assembly", "broker.cli", "broker.demo"),
+    ("broker.settings",): ("broker.assembly", "broker.cli", "broker.demo", "broker.health", "broker.premises"),
 }
 """These imports belong to these modules and to nobody else."""
 

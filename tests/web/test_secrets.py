@@ -139,10 +139,11 @@ async def _serving(folder: Path) -> AsyncIterator[tuple[Planted, str]]:
     ):
         port = free_port()
         (folder / "provider.key").write_text(provider.key)
+        (folder / "provider.key").chmod(0o600)
         allow = [origin.partition("://")[2] for origin in (platform.origin, provider.origin)]
         (folder / "broker.toml").write_text(
             f'log_level = "debug"\n[server]\nport = {port}\n'
-            f"[storage]\ndata_dir = {json.dumps(str(folder / 'data'))}\nreserve_mb = 1\n"
+            f"[storage]\ndata_dir = {json.dumps(str(folder / 'data'))}\nreserve_mb = 8\n"
             f"[outgoing]\nallow = {json.dumps(allow)}\n"
             f"[secrets.provider-key]\nfile = {json.dumps(str(folder / 'provider.key'))}\n"
             f"origins = {json.dumps([provider.origin])}\n"
