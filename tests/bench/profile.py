@@ -31,7 +31,6 @@ from tests.bench.stages import by_function, by_stage
 CALLERS = 64
 PATHS = ("exchange", "call", "call.plain")
 
-_REQUESTS_A_ROUND = 3000
 _WRITE_TIMEOUT_S = 10.0
 _FUNCTIONS_SHOWN = 30
 
@@ -50,10 +49,10 @@ async def profiled(plan: Plan, path: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "samples.json"
         with installed(samples) as broker:
-            await _driven(broker, path, 600)
+            await _driven(broker, path, plan.requests // 5)
             os.kill(broker.pid, signal.SIGUSR1)
             await asyncio.sleep(0.1)
-            cpu_us = [await _driven(broker, path, _REQUESTS_A_ROUND) for _ in range(plan.rounds)]
+            cpu_us = [await _driven(broker, path, plan.requests) for _ in range(plan.rounds)]
             os.kill(broker.pid, signal.SIGUSR1)
             stacks = await asyncio.to_thread(_written, samples)
             broker.stop_and_count()
