@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from tests.bench.stages import by_function, by_stage
 CALLERS = 64
 PATHS = ("exchange", "call", "call.plain")
 
-_REQUESTS_A_ROUND = 3000
+_SWITCH_S = 0.1
 _WRITE_TIMEOUT_S = 10.0
 _FUNCTIONS_SHOWN = 30
 
@@ -50,12 +51,17 @@ async def profiled(plan: Plan, path: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(folder) / "samples.json"
         with installed(samples) as broker:
-            await _driven(broker, path, 600)
-            os.kill(broker.pid, signal.SIGUSR1)
-            await asyncio.sleep(0.1)
-            cpu_us = [await _driven(broker, path, _REQUESTS_A_ROUND) for _ in range(plan.rounds)]
-            os.kill(broker.pid, signal.SIGUSR1)
-            stacks = await asyncio.to_thread(_written, samples)
+            await drive(broker.port, await _signed(broker, path, plan.requests // 5), CALLERS)
+            cpu_us: list[float] = []
+            stacks: defaultdict[str, float] = defaultdict(float)
+            for _ in range(plan.rounds):
+                requests = await _signed(broker, path, plan.requests)
+                os.kill(broker.pid, signal.SIGUSR1)
+                await asyncio.sleep(_SWITCH_S)
+                cpu_us.append((await interval(broker.pid, broker.port, requests, CALLERS)).cpu_us)
+                os.kill(broker.pid, signal.SIGUSR1)
+                for stack, seconds in (await asyncio.to_thread(_written, samples)).items():
+                    stacks[stack] += seconds
             broker.stop_and_count()
     each_us = sum(cpu_us) / len(cpu_us)
     plan.say(f"profile of {path}: {each_us:,.0f} µs of CPU a request, sampling included")
@@ -81,21 +87,17 @@ def tables(path: str, each_us: float, stacks: Mapping[str, float]) -> str:
     return "\n".join([*lines, ""])
 
 
-async def _driven(broker: Installation, path: str, number: int) -> float:
-    """Sends requests of one path; returns the CPU microseconds of each."""
+async def _signed(broker: Installation, path: str, number: int) -> list[bytes]:
+    """Requests of one path, counted as answered, for nothing goes on when one is not."""
     fleet = broker.fleet
     if path == "exchange":
-        measured = await interval(broker.pid, broker.port, fleet.exchanges(number), CALLERS)
         broker.answered["exchange"] += number
-        return measured.cpu_us
+        return fleet.exchanges(number)
     renewals = fleet.exchanges(len(fleet.instances), again=True)
     renewed = await drive(broker.port, renewals, CALLERS, keep=True)
-    broker.answered["exchange"] += len(renewals)
+    broker.answered.update(exchange=len(renewals), call=number)
     tokens = [token_of(renewed.bodies[place]) for place in range(len(renewals))]
-    calls = fleet.calls(number, tokens, "plain" if path == "call.plain" else "streamed")
-    measured = await interval(broker.pid, broker.port, calls, CALLERS)
-    broker.answered["call"] += number
-    return measured.cpu_us
+    return fleet.calls(number, tokens, "plain" if path == "call.plain" else "streamed")
 
 
 def _written(samples: Path) -> dict[str, float]:
@@ -105,6 +107,7 @@ def _written(samples: Path) -> dict[str, float]:
             raise RuntimeError("the sampled broker wrote nothing")
         time.sleep(0.05)
     found: dict[str, float] = json.loads(samples.read_text("utf-8"))
+    samples.unlink()
     return found
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.bench import __main__, exchange
+from tests.bench import __main__, exchange, profile
 from tests.bench.installation import CountsDiffer, installed
 from tests.bench.load import drive
 from tests.bench.plan import Plan
+from tests.bench.stages import REST, SIGNATURES
 
 
 async def test_the_exchange_group_runs_from_end_to_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -16,6 +19,15 @@ async def test_the_exchange_group_runs_from_end_to_end(capsys: pytest.CaptureFix
     assert {"exchange.cpu_ms", "exchange.per_s", "exchange.again.cpu_ms", "exchange.cpu_ms.16"} <= set(found)
     assert all(result.value > 0 and result.floor is not None and result.floor > 0 for result in found.values())
     assert "exchange" in capsys.readouterr().err
+
+
+async def test_the_profile_adds_up_to_what_was_measured() -> None:
+    """The stages of a sampled broker are shares of the CPU of a request, all of it, and most of it in a stage."""
+    told = await profile.profiled(Plan(rounds=1, requests=300), "exchange")
+    rows = re.findall(r"^\| (?!\*|`)(.+?) \| ([\d,.]+) \| ([\d.]+) \|$", told, re.MULTILINE)
+    shares = {stage: float(percent) for stage, _, percent in rows}
+    assert sum(shares.values()) == pytest.approx(100, abs=0.1 * len(shares))
+    assert shares[SIGNATURES] > shares.get(REST, 0.0)
 
 
 async def test_an_answer_without_its_record_fails_the_run() -> None:
