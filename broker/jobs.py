@@ -42,12 +42,13 @@ async def write_refusals(broker: Broker) -> None:
 
 
 async def prune(broker: Broker) -> None:
-    """Deletes claims and instances that have ended; their records stay."""
+    """Deletes claims and instances that have ended, and forgets ended tokens; their records stay."""
     now = broker.clock.now()
     pruned = 1
     while pruned:
         pruned = await asyncio.to_thread(claims.prune, broker.engine, now)
         await asyncio.sleep(_BETWEEN_PRUNES_S)
+    broker.verifier.forget(now)
     broker.instances.forget(now)
     await asyncio.to_thread(broker.instances.prune, now)
 

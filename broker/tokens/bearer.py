@@ -88,6 +88,15 @@ class TokenVerifier:
         self._capacity = capacity
         self._verified: OrderedDict[bytes, AccessClaims] = OrderedDict()
 
+    def __len__(self) -> int:
+        """How many tokens are remembered."""
+        return len(self._verified)
+
+    def forget(self, now: float) -> None:
+        """Forgets the tokens that have ended."""
+        for digest in [digest for digest, claims in self._verified.items() if now >= claims.expires_at]:
+            del self._verified[digest]
+
     def caller(self, presented: Presented, audience: str) -> Caller:
         """The caller of a request to the resource `audience`.
 
