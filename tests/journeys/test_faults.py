@@ -168,7 +168,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A data folder on a file system of its own, of twelve megabytes."""
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m,mode=0700", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here; test_a_full_database stands for it: {done.stderr.strip()}")
@@ -196,7 +196,7 @@ async def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     """On a real full disk the reserve pays for the ends of what was begun, and nothing is begun until there is room."""
     async with _world(tmp_path) as (run, agent, admin):
         reserve = small_disk / "reserve"
-        assert reserve.stat().st_size == 1024 * 1024
+        assert reserve.stat().st_size == 8 * 1024 * 1024
         async with agent.streaming() as chunks:
             await until(lambda: run.provider.holding)
             ballast = _fill(small_disk)
