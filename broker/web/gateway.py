@@ -75,7 +75,8 @@ def models(broker: Broker, wire: Wire) -> Handler:
         except Exception as error:  # noqa: BLE001  the one table decides what is shown
             await asgi.send_shown(send, errors.provider_format(error, request_id, audience, wire))
             return
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        named = [(name, request_id.encode()) for name in wire.request_id_headers]
+        headers = [(b"content-type", b"application/json"), *named]
         await asgi.send_bytes(send, 200, headers, listed)
 
     return answer
