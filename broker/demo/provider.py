@@ -7,16 +7,16 @@ a test or a demo to look at, and misbehaves on demand as providers do.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from aiohttp import web
 
 from broker.clock import Clock
-from broker.demo import messages as anthropic
+from broker.demo import completions, messages
+from broker.demo.call import Call
 from broker.demo.server import LoopbackServer
 from broker.entropy import Entropy, new_id
 
@@ -48,11 +48,19 @@ class Received:
     body: bytes
 
 
+class _WireFormat(Protocol):
+    """How a wire format says things; one module each."""
+
+    def refusal(self, headers: Mapping[str, str], key: str) -> web.Response | None: ...
+    def error(self, status: int, text: str) -> web.Response: ...
+    def whole(self, call: Call) -> web.Response: ...
+    def events(self, call: Call) -> list[bytes]: ...
+
+
 class StandInProvider(LoopbackServer):
     """Answers `POST /v1/chat/completions`, `POST /v1/messages` and `GET /v1/models`.
 
-    The answer to a message is that message, so its length is the caller's choice. As with the real one, a
-    stream carries its usage only when `stream_options.include_usage` asks for it.
+    The answer to a message is that message, so its length is the caller's choice.
 
     Args:
         clock: what `created` comes from.
@@ -107,29 +115,33 @@ class StandInProvider(LoopbackServer):
 
     async def _models(self, request: web.Request) -> web.Response:
         await self._receive(request)
-        if refusal := self._refusal(request):
+        if refusal := completions.refusal(request.headers, self.key):
             return refusal
         known = [*MODELS, *_BEHAVIOURS]
         return web.json_response({"object": "list", "data": [_model(name) for name in known]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, completions)
+
+    async def _message(self, request: web.Request) -> web.StreamResponse:
+        return await self._answer(request, messages)
+
+    async def _answer(self, request: web.Request, wire: _WireFormat) -> web.StreamResponse:
+        """One call, well or badly, in either format."""
         body = await self._receive(request)
-        if refusal := self._refusal(request):
+        if refusal := wire.refusal(request.headers, self.key):
             return refusal
         asked = _parsed(body)
-        messages = asked.get("messages")
-        if not isinstance(messages, list) or not messages:
-            return _error(400, "invalid_request_error", "'messages' must be a non-empty list.", None)
-        model = str(asked.get("model"))
+        told, model = asked.get("messages"), str(asked.get("model"))
+        if not isinstance(told, list) or not told:
+            return wire.error(400, "'messages' must be a non-empty list.")
         if model not in MODELS and model not in _BEHAVIOURS:
-            return _error(404, "invalid_request_error", f"The model `{model}` does not exist.", "model_not_found")
+            return wire.error(404, f"The model `{model}` does not exist.")
         behaviour = self._behaviour or next((known for known in _BEHAVIOURS if known == model), None)
-        if behaviour == "fail-429":
-            return _error(429, "requests", "Rate limit reached for requests.", "rate_limit_exceeded")
-        if behaviour == "fail-500":
-            return _error(500, "server_error", "The server had an error while processing your request.", None)
-        words = [self.key] if behaviour == "leak-key" else _words(messages, asked, huge=behaviour == "huge-chunk")
-        call = _Call(f"chatcmpl-{new_id(self._entropy)}", int(self._clock.now()), model, _usage(messages, words))
+        if behaviour in ("fail-429", "fail-500"):
+            return wire.error(int(behaviour[5:]), "The stand-in was asked to fail.")
+        words = [self.key] if behaviour == "leak-key" else _words(told, asked, huge=behaviour == "huge-chunk")
+        call = Call(new_id(self._entropy), int(self._clock.now()), model, asked, words)
         pause_s = self._slow_pause_s if behaviour == "slow" else self._pause_s
         try:
             if asked.get("stream") is not True:
@@ -137,43 +149,11 @@ class StandInProvider(LoopbackServer):
                     _cut(request)
                 if behaviour == "slow":
                     await asyncio.sleep(pause_s)
-                return web.json_response(call.completion("".join(words)))
-            options = asked.get("stream_options")
-            include_usage = isinstance(options, dict) and options.get("include_usage") is True
-            events = call.events(words, include_usage=include_usage)
-            return await self._stream(request, events, pause_s, cut_after=2 if behaviour == "disconnect" else None)
+                return wire.whole(call)
+            cut_after = 2 if behaviour == "disconnect" else None
+            return await self._stream(request, wire.events(call), pause_s, cut_after=cut_after)
         except (asyncio.CancelledError, ConnectionError):
             if behaviour != "disconnect":
-                self.left.set()
-            raise
-
-    async def _message(self, request: web.Request) -> web.StreamResponse:
-        body = await self._receive(request)
-        if not hmac.compare_digest(request.headers.get("x-api-key", "").encode(), self.key.encode()):
-            return anthropic.error(401, "invalid x-api-key")
-        if not request.headers.get("anthropic-version"):
-            return anthropic.error(400, "anthropic-version: header is required")
-        asked = _parsed(body)
-        messages, model = asked.get("messages"), str(asked.get("model"))
-        if not isinstance(messages, list) or not messages:
-            return anthropic.error(400, "messages: at least one message is required")
-        if model not in MODELS and model not in _BEHAVIOURS:
-            return anthropic.error(404, f"model: {model}")
-        if model in ("fail-429", "fail-500"):
-            return anthropic.error(int(model[5:]), "The stand-in was asked to fail.")
-        words = _words(messages, asked, huge=False)
-        usage = _usage(messages, words)
-        counted = {"input_tokens": usage["prompt_tokens"], "output_tokens": len(words)}
-        said = anthropic.Message(f"msg_{new_id(self._entropy)}", model, counted)
-        if asked.get("stream") is not True:
-            return web.json_response(said.whole("".join(words)), headers={"request-id": said.id})
-        pause_s = self._slow_pause_s if model == "slow" else self._pause_s
-        try:
-            return await self._stream(
-                request, said.events(words), pause_s, cut_after=2 if model == "disconnect" else None
-            )
-        except (asyncio.CancelledError, ConnectionError):
-            if model != "disconnect":
                 self.left.set()
             raise
 
@@ -207,48 +187,6 @@ class StandInProvider(LoopbackServer):
         self.arrived.set()
         return body
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
-        shown = request.headers.get("Authorization", "")
-        if hmac.compare_digest(shown.encode(), f"Bearer {self.key}".encode()):
-            return None
-        return _error(401, "invalid_request_error", "Incorrect API key provided.", "invalid_api_key")
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One completion, in the two shapes it can be given."""
-
-    id: str
-    created: int
-    model: str
-    usage: Mapping[str, int]
-
-    def completion(self, content: str) -> dict[str, object]:
-        choice = {
-            "index": 0,
-            "message": {"role": "assistant", "content": content, "refusal": None},
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-        return {**self._head("chat.completion"), "choices": [choice], "usage": self.usage}
-
-    def events(self, words: list[str], *, include_usage: bool) -> list[bytes]:
-        deltas: list[tuple[dict[str, str], str | None]] = [({"role": "assistant", "content": ""}, None)]
-        deltas += [({"content": word}, None) for word in words]
-        deltas.append(({}, "stop"))
-        head = self._head("chat.completion.chunk")
-        chunks: list[dict[str, object]] = [
-            {**head, "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
-            for delta, finish in deltas
-        ]
-        if include_usage:
-            chunks = [{**chunk, "usage": None} for chunk in chunks]
-            chunks.append({**head, "choices": [], "usage": self.usage})
-        return [*(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks), b"data: [DONE]\n\n"]
-
-    def _head(self, kind: str) -> dict[str, object]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
-
 
 def _cut(request: web.Request) -> None:
     assert request.transport is not None
@@ -264,27 +202,16 @@ def _parsed(body: bytes) -> dict[str, object]:
     return asked if isinstance(asked, dict) else {}
 
 
-def _words(messages: list[object], asked: Mapping[str, object], *, huge: bool) -> list[str]:
+def _words(told: list[object], asked: Mapping[str, object], *, huge: bool) -> list[str]:
     """The answer in pieces of one word, which count as one token each."""
     if huge:
         return ["x" * _HUGE_CHARACTERS]
-    last = messages[-1]
+    last = told[-1]
     content = last.get("content") if isinstance(last, dict) else ""
     words = [f"{word} " for word in str(content).split()]
     limit = asked.get("max_completion_tokens", asked.get("max_tokens"))
     return words[:limit] if isinstance(limit, int) and limit >= 0 else words
 
 
-def _usage(messages: list[object], words: list[str]) -> dict[str, int]:
-    prompt = sum(len(str(message.get("content")).split()) for message in messages if isinstance(message, dict))
-    return {"prompt_tokens": prompt, "completion_tokens": len(words), "total_tokens": prompt + len(words)}
-
-
 def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "stand-in"}
-
-
-def _error(status: int, kind: str, message: str, code: str | None) -> web.Response:
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    headers = {"Retry-After": "1"} if status == 429 else None
-    return web.json_response({"error": error}, status=status, headers=headers)

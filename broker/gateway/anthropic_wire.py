@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl
 
 import orjson
@@ -26,50 +26,58 @@ _ERROR_TYPES = {
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
+    503: "overloaded_error",
 }
 _MAX_PAGE = 1000
 _PAGE = 20
+_PARAMETERS = {"limit": str(_PAGE), "after_id": "", "before_id": "", "beta": "true"}
+"""What a query for the list may hold, and what it says where it does not."""
 
 
 def _told(members: Mapping[str, object]) -> Told:
-    """A message, or an event: `message_start` holds the message as it begins, `message_delta` the output so far."""
+    """A message, or an event: `message_start` holds the message as it begins, `message_delta` the counts so far."""
     kind = members.get("type")
     message = members.get("message") if kind == "message_start" else members
     usage = message.get("usage") if isinstance(message, Mapping) else None
     if not isinstance(usage, Mapping):
         return Told(done=kind == "message_stop", failed=kind == "error")
-    return Told(_given(usage), count(usage.get("output_tokens")))
+    steps = usage.get("iterations")
+    sampled = [each for each in steps if isinstance(each, Mapping)] if isinstance(steps, list) else []
+    return Told(
+        _total(_given(usage), map(_given, sampled)),
+        _total(count(usage.get("output_tokens")), (count(each.get("output_tokens")) for each in sampled)),
+    )
 
 
 def _given(usage: Mapping[str, object]) -> int | None:
     """All that the model was given: the API counts what came from or went into its cache apart."""
     parts = [count(usage.get(name)) for name in _INPUT if usage.get(name) is not None]
     known = [part for part in parts if part is not None]
-    return sum(known) if known and len(known) == len(parts) else None
+    return count(sum(known)) if known and len(known) == len(parts) else None
+
+
+def _total(whole: int | None, steps: Iterable[int | None]) -> int | None:
+    """What the call used: `usage` leaves out some of its own `iterations`, such as a compaction of the context."""
+    known = [step for step in steps if step is not None]
+    return count(max(whole or 0, sum(known))) if known else whole
 
 
 def _model_list(models: Sequence[Model], query: bytes) -> bytes:
-    """A page of the list, in order of names, with the API's own way to page.
+    """A page of the list, in order of names: the first after `after_id`, or the last before `before_id`.
 
     Raises:
         InvalidRequest: a parameter that is none, or has no usable value.
     """
     after, before, limit = _page(query)
-    listed = sorted(models, key=lambda model: model.name)
-    if after:
-        listed = [model for model in listed if model.name > after]
-    if before:
-        listed = [model for model in listed if model.name < before][-limit:]
-    shown = listed[:limit]
+    names = (model.name for model in models)
+    listed = sorted(name for name in names if after < name and (not before or name < before))
+    shown = listed[-limit:] if before else listed[:limit]
     return orjson.dumps(
         {
-            "data": [
-                {"type": "model", "id": model.name, "display_name": model.name, "created_at": _CREATED}
-                for model in shown
-            ],
+            "data": [{"type": "model", "id": name, "display_name": name, "created_at": _CREATED} for name in shown],
             "has_more": len(listed) > len(shown),
-            "first_id": shown[0].name if shown else None,
-            "last_id": shown[-1].name if shown else None,
+            "first_id": shown[0] if shown else None,
+            "last_id": shown[-1] if shown else None,
         }
     )
 
@@ -77,20 +85,23 @@ def _model_list(models: Sequence[Model], query: bytes) -> bytes:
 def _page(query: bytes) -> tuple[str, str, int]:
     """What a query says of a page: after, before, and how many."""
     try:
-        pairs = parse_qsl(query.decode("ascii"), strict_parsing=bool(query), max_num_fields=8)
+        pairs = parse_qsl(
+            query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), errors="strict", max_num_fields=8
+        )
     except ValueError as error:
-        raise InvalidRequest("The query must be limit, after_id and before_id, each with a value.") from error
-    given = {name: value for name, value in pairs if name != "beta"}
-    if len(given) != len([name for name, _ in pairs if name != "beta"]) or set(given) - {
-        "limit",
-        "after_id",
-        "before_id",
-    }:
-        raise InvalidRequest("The query may hold limit, after_id and before_id, each once.")
-    limit = given.get("limit", str(_PAGE))
+        raise InvalidRequest("The query must be `limit`, `after_id` or `before_id`, each with a value.") from error
+    given = dict(pairs)
+    if len(given) != len(pairs) or not given.keys() <= _PARAMETERS.keys() or not all(given.values()):
+        raise InvalidRequest("The query may hold `limit`, `after_id` and `before_id`, each once and with a value.")
+    asked = {**_PARAMETERS, **given}
+    if asked["after_id"] and asked["before_id"]:
+        raise InvalidRequest("Ask for the models after one or before one: leave `after_id` or `before_id` out.")
+    if asked["beta"] != "true":
+        raise InvalidRequest("`beta` may be true, and needs not be there.")
+    limit = asked["limit"]
     if not limit.isascii() or not limit.isdecimal() or len(limit) > 4 or not 1 <= int(limit) <= _MAX_PAGE:
         raise InvalidRequest(f"`limit` must be a number from 1 to {_MAX_PAGE}.")
-    return given.get("after_id", ""), given.get("before_id", ""), int(limit)
+    return asked["after_id"], asked["before_id"], int(limit)
 
 
 def _error_body(status: int, message: str, _code: str, request_id: str) -> bytes:
@@ -105,9 +116,12 @@ ANTHROPIC = Wire(
     default_headers=(("anthropic-version", VERSION),),
     answer_headers=frozenset({b"request-id"}),
     answer_prefixes=(b"anthropic-ratelimit-",),
+    request_id_headers=(b"x-request-id", b"request-id"),
     key_header=("x-api-key", ""),
-    # `fallbacks` is the API's own word; routers that speak this format know the others too. The API's advisor is a tool
-    # that names the model to ask.
+    # Of the API's own members `fallbacks` and its advisor, a tool that names the model to ask, would let another model
+    # answer; routers that speak this format know the other words too. The rest travels on: `mcp_servers`, `container`
+    # and `thread` say what the model reaches and was told, `inference_geo` and `service_tier` where and how soon; what
+    # answers stays the model that was decided on.
     elsewhere=OPENAI.elsewhere,
     tools_name_models=True,
     queries=frozenset({b"", b"beta=true"}),  # `client.beta.messages` of older SDKs

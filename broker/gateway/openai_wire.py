@@ -35,6 +35,7 @@ OPENAI = Wire(
     default_headers=(),
     answer_headers=frozenset({b"x-request-id", b"openai-processing-ms", b"openai-version"}),
     answer_prefixes=(b"x-ratelimit-",),
+    request_id_headers=(b"x-request-id",),
     key_header=("authorization", "Bearer "),
     # Members by which routers that speak this format choose another model or address than `model` says.
     elsewhere=frozenset(

@@ -22,9 +22,10 @@ _MAX_WHOLE = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a document or an event of a stream says of its call; None where it says nothing.
+    """What a document or an event of a stream says of its call so far; None where it says nothing.
 
-    Input tokens are all that the model was given, read from a cache or not: a cache is no way around a meter.
+    Input tokens are all that models were given for it, read from a cache or not, and output tokens all that they made:
+    neither a cache nor work that a provider lists apart is a way around a meter.
     """
 
     input_tokens: int | None = None
@@ -43,8 +44,9 @@ class Wire:
         request_headers: the caller's header fields that pass, lower case.
         default_headers: sent where the caller has none of that name.
         answer_headers, answer_prefixes: the provider's header fields that pass, by name and by beginning.
+        request_id_headers: the fields in which clients look for a request's id, in the broker's own answers.
         key_header: the field that carries the provider's key, and what stands before it.
-        elsewhere: members of a body that would let the provider answer from another model or address.
+        elsewhere: members of a body that would let the provider answer from another model or address, in small letters.
         tools_name_models: whether an item of `tools` may name a model that is asked as well; such a tool is refused.
         queries: the query strings that pass with a call; each is passed on as it is.
         telling: a line of a stream is read only if one of these stands in it.
@@ -60,6 +62,7 @@ class Wire:
     default_headers: tuple[tuple[str, str], ...]
     answer_headers: frozenset[bytes]
     answer_prefixes: tuple[bytes, ...]
+    request_id_headers: tuple[bytes, ...]
     key_header: tuple[str, str]
     elsewhere: frozenset[str]
     tools_name_models: bool
@@ -82,8 +85,7 @@ class Asked:
 def parse_call(wire: Wire, body: bytes, *, max_bytes: int) -> Asked:
     """Reads the model and the streaming flag.
 
-    The body is parsed strictly, duplicate names refused, also those that differ in case alone, for some parsers do not
-    tell them apart.
+    The body is parsed strictly: a name that stands twice is refused, and so is a guarded one in other letters.
 
     Raises:
         InvalidRequest: no JSON object, or no usable `model` or `stream`.
@@ -94,12 +96,12 @@ def parse_call(wire: Wire, body: bytes, *, max_bytes: int) -> Asked:
         raise InvalidRequest(f"The body is not acceptable JSON: {error.detail}") from error
     if not isinstance(members, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    elsewhere = wire.elsewhere.intersection(members)
-    if elsewhere:
-        raise InvalidRequest(f"`{min(elsewhere)}` would let the provider answer from another model: leave it out.")
     for name in members:
-        if name not in _DECISIVE and name.casefold() in _DECISIVE:
-            raise InvalidRequest(f"Write `{name.casefold()}` in small letters.")
+        folded = name.casefold()  # some parsers do not tell cases apart
+        if folded in wire.elsewhere:
+            raise InvalidRequest(f"`{folded}` would let the provider answer from another model: leave it out.")
+        if folded in _DECISIVE and name != folded:
+            raise InvalidRequest(f"Write `{folded}` in small letters.")
     if wire.tools_name_models and _names_a_model(members.get("tools")):
         raise InvalidRequest("A tool with `model` would let another model answer, undecided: leave it out.")
     model, stream = members.get("model"), members.get("stream")
@@ -117,6 +119,8 @@ def _names_a_model(tools: object) -> bool:
 
 class UsageCounter:
     """Counts an answer as it passes: bytes, and the tokens that the provider reports. Holds a line at most.
+
+    Reports say what was used so far, so of several the highest counts: one that leaves a part out takes nothing back.
 
     Args:
         wire: the format of the answer.
@@ -182,9 +186,9 @@ class UsageCounter:
             return
         told = self._wire.told(members)
         if told.input_tokens is not None:
-            self.input_tokens = told.input_tokens
+            self.input_tokens = max(told.input_tokens, self.input_tokens or 0)
         if told.output_tokens is not None:
-            self.output_tokens = told.output_tokens
+            self.output_tokens = max(told.output_tokens, self.output_tokens or 0)
         if self._stream:
             self.done = self.done or told.done
             self.failed = self.failed or told.failed

@@ -131,7 +131,7 @@ def plain_problem(status: int, request_id: str, headers: Mapping[str, str]) -> S
 def provider_format(error: BaseException, request_id: str, resource: str, wire: Wire) -> Shown:
     """As the gateway answers: in the shape that the wire format's clients understand."""
     found, detail = _looked_up(error, request_id)
-    status, headers = _challenge(error, found, resource, _headers(error, request_id))
+    status, headers = _challenge(error, found, resource, _headers(error, request_id, wire.request_id_headers))
     body = wire.error_body(status, detail, found.code, request_id)
     return Shown(status, [*headers, (b"content-type", b"application/json")], body)
 
@@ -144,8 +144,8 @@ def _looked_up(error: BaseException, request_id: str) -> tuple[Row, str]:
     return found, _NO_DETAIL
 
 
-def _headers(error: BaseException, request_id: str) -> Headers:
-    headers: Headers = [(b"cache-control", b"no-store"), (b"x-request-id", request_id.encode())]
+def _headers(error: BaseException, request_id: str, names: tuple[bytes, ...] = (b"x-request-id",)) -> Headers:
+    headers: Headers = [(b"cache-control", b"no-store"), *((name, request_id.encode()) for name in names)]
     if isinstance(error, errors.UseDpopNonce):
         headers.append((b"dpop-nonce", error.nonce.encode()))
     if isinstance(error, errors.Unavailable):

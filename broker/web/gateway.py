@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 from broker.assembly import Broker
 from broker.gateway.calls import Admitted, Answer, IncomingCall
@@ -36,18 +36,7 @@ def call(broker: Broker, wire: Wire, *, operation: str) -> Handler:
         try:
             admitted = await broker.gateway.admit(incoming)
             sender.record = admitted.record
-            relay = asyncio.create_task(_relay(broker, admitted, sender))
-            watch = asyncio.create_task(_left(receive))
-            try:
-                await asyncio.wait((relay, watch), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # A client that left has nobody to stream to: the provider is let go at once, and the end recorded.
-                watch.cancel()
-                if not relay.done():
-                    relay.cancel()
-                await asyncio.wait((relay, watch))
-            if not relay.cancelled():
-                relay.result()
+            await _while_there(receive, _relay(broker, admitted, sender))
         except ClientLeft:
             return
         except Exception as error:
@@ -75,7 +64,8 @@ def models(broker: Broker, wire: Wire) -> Handler:
         except Exception as error:  # noqa: BLE001  the one table decides what is shown
             await asgi.send_shown(send, errors.provider_format(error, request_id, audience, wire))
             return
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        named = [(name, request_id.encode()) for name in wire.request_id_headers]
+        headers = [(b"content-type", b"application/json"), *named]
         await asgi.send_bytes(send, 200, headers, listed)
 
     return answer
@@ -110,6 +100,38 @@ async def _relay(broker: Broker, admitted: Admitted, sender: _Sender) -> None:
         async for chunk in answer.chunks:
             await sender.chunk(chunk)
     await sender.end()
+
+
+async def _while_there(receive: Receive, relay: Coroutine[None, None, None]) -> None:
+    """Relays until the client leaves, who then has nobody to stream to: the provider is let go, and the end recorded.
+
+    The relay runs in the caller's own task, which is cancelled in the middle of it; one task fewer for each call.
+
+    Raises:
+        ClientLeft: there is nobody to answer.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    relaying, gone = True, False
+
+    def left(_watch: object) -> None:
+        nonlocal gone
+        if relaying:
+            gone = task.cancel()
+
+    watch = asyncio.create_task(_left(receive))
+    watch.add_done_callback(left)
+    try:
+        await relay
+    except asyncio.CancelledError:
+        if not gone or task.cancelling() > 1:
+            raise  # somebody else wants this task to end
+        raise ClientLeft from None
+    finally:
+        relaying = False
+        watch.cancel()
+        if gone:
+            task.uncancel()
 
 
 async def _left(receive: Receive) -> None:

@@ -24,6 +24,7 @@ class Asked:
 
     form: dict[str, str]
     headers: dict[str, str]
+    path: str
     body: bytes
     jti: str
     jkt: str
@@ -58,7 +59,7 @@ class Faults:
 
 
 class StandInBroker(LoopbackServer):
-    """Issues opaque tokens bound to keys, and takes them at `/openai/v1/…`.
+    """Issues opaque tokens bound to keys, and takes them at `/openai/v1/…` and `/anthropic/v1/…`.
 
     Args:
         clock: the time of its proofs; it is the client's clock as well.
@@ -66,7 +67,8 @@ class StandInBroker(LoopbackServer):
     """
 
     def __init__(self, clock: FakeClock, *, lifetime_s: int = 300) -> None:
-        super().__init__([web.post("/token", self._token), web.route("*", "/openai/v1/{tail:.*}", self._gateway)])
+        parts = [web.route("*", f"/{wire}/v1/{{tail:.*}}", self._gateway) for wire in ("openai", "anthropic")]
+        super().__init__([web.post("/token", self._token), *parts])
         self._clock = clock
         self._lifetime_s = lifetime_s
         self._bound: dict[str, str] = {}
@@ -80,6 +82,11 @@ class StandInBroker(LoopbackServer):
     def url(self) -> str:
         """A URL behind its gateway."""
         return f"{self.origin}/openai/v1/echo"
+
+    def resource_of(self, call: Asked) -> str:
+        """What the token that a call was made with is for."""
+        issued = list(self._bound).index(call.headers["authorization"].partition(" ")[2])
+        return self.tokens[issued].form["resource"]
 
     def issued(self) -> list[str]:
         """The tokens so far, oldest first."""
@@ -126,6 +133,8 @@ class StandInBroker(LoopbackServer):
             return _challenge('DPoP error="use_dpop_nonce", algs="ES256"', nonce=self.faults.gateway_nonce)
         if self._bound.get(token) != asked.jkt or token in self.faults.dead:
             return _challenge('Bearer realm="x", DPoP algs="ES256", error="invalid_token"')
+        if request.path.endswith("/messages"):
+            return _message(json.loads(body))
         if request.path.endswith("/chat/completions"):
             return await _completion(request, json.loads(body))
         return web.Response(body=body or b"empty")
@@ -138,12 +147,18 @@ class StandInBroker(LoopbackServer):
             raise InvalidDpopProof("a proof came twice")
         self._seen.add(verified.jti)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return Asked(form, headers, body, verified.jti, verified.jkt, verified.nonce)
+        return Asked(form, headers, request.path, body, verified.jti, verified.jkt, verified.nonce)
 
 
 def _challenge(text: str, nonce: str | None = None) -> web.Response:
     headers = {"WWW-Authenticate": text, **({} if nonce is None else {"DPoP-Nonce": nonce})}
     return web.json_response({"error": {"message": "no"}}, status=401, headers=headers)
+
+
+def _message(asked: dict[str, object]) -> web.Response:
+    said = {"id": "m", "type": "message", "role": "assistant", "model": asked["model"], "stop_reason": "end_turn"}
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    return web.json_response({**said, "content": [{"type": "text", "text": "one two"}], "usage": usage})
 
 
 async def _completion(request: web.Request, asked: dict[str, object]) -> web.StreamResponse:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from broker.clock import SystemClock
 from broker.demo.platform import StandInPlatform
 from broker.demo.provider import MODELS, StandInProvider
@@ -37,9 +39,11 @@ def test_the_first_real_use_works_as_written(tmp_path: Path) -> None:
             for written, here in (
                 ("https://token.actions.githubusercontent.com", platform.issuer),
                 ("https://api.openai.com", provider.origin),
+                ("https://api.anthropic.com", provider.origin),
                 ("http://127.0.0.1:8420", url),
                 ("[RS256]", "[ES256]"),
                 ("gpt-4o-mini", MODELS[0]),
+                ("claude-haiku-4-5", MODELS[1]),
                 ("/var/run/secrets/broker/token", str(tmp_path / "token")),
             ):
                 text = text.replace(written, here)
@@ -55,12 +59,15 @@ def test_the_first_real_use_works_as_written(tmp_path: Path) -> None:
             return done.stdout
 
         allow = f'[outgoing]\nallow = ["{platform.origin[7:]}", "{provider.origin[7:]}"]\n'
-        (tmp_path / "broker.toml").write_text(adapted(blocks("toml")[0]) + allow + f"[server]\nport = {port}\n")
-        (tmp_path / "world.yaml").write_text(adapted(blocks("yaml")[0]))
+        secrets = adapted("\n".join(blocks("toml")))
+        (tmp_path / "broker.toml").write_text(f"{secrets}\n{allow}[server]\nport = {port}\n")
+        world, more = (yaml.safe_load(adapted(block)) for block in blocks("yaml"))
+        world["endpoints"].update(more["endpoints"])
+        (tmp_path / "world.yaml").write_text(yaml.safe_dump(world))
         (tmp_path / "token").write_text(
             platform.identity_token("repo:acme/app", url, {"repository": "acme/app"}, lifetime_s=600)
         )
-        env = {**environment(tmp_path / "home"), "OPENAI_API_KEY": provider.key}
+        env = {**environment(tmp_path / "home"), "OPENAI_API_KEY": provider.key, "ANTHROPIC_API_KEY": provider.key}
         _, serve_and_login, apply, audit = blocks("sh")
         assert "broker serve" in serve_and_login
         with subprocess.Popen(
@@ -78,14 +85,14 @@ def test_the_first_real_use_works_as_written(tmp_path: Path) -> None:
                 for line in apply.splitlines():
                     command(line)
                 agent = subprocess.run(
-                    [sys.executable, "-c", adapted(blocks("python")[0])],
+                    [sys.executable, "-c", adapted("\n".join(blocks("python")))],
                     check=False,
                     env=env,
                     capture_output=True,
                     text=True,
                     timeout=60,
                 )
-                assert agent.stdout.strip() == "Hello", agent.stderr
+                assert [line.strip() for line in agent.stdout.splitlines()] == ["Hello", "Hello Claude"], agent.stderr
                 for line in audit.splitlines():
                     program, _, target = line.partition(" > ")
                     printed = command(program)

@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.gateway.openai_wire import OPENAI
-from broker.gateway.wire import parse_call
+from broker.gateway.wire import Wire, parse_call
+from broker.gateway.wires import WIRES
 from tests.fuzz.mutations import altered, damaged, spelled
 from tests.fuzz.outcome import SECRET, effort, taken
 
 MAX_BYTES = 4096
+FORMATS = st.sampled_from(list(WIRES.values()))
 CALL: dict[str, Any] = {
     "model": "stand-in-small", "stream": True, "messages": [{"role": "user", "content": SECRET}], "temperature": 0.5,
     "tools": [{"type": "function", "function": {"name": "f", "parameters": {"model": "x", "stream": 1}}}],
@@ -60,10 +62,10 @@ def _readings(body: bytes) -> list[tuple[Any, Any]]:
 
 
 @effort(500)
-@given(bodies())
-def test_a_call_has_one_model_or_is_refused(body: bytes) -> None:
+@given(bodies(), FORMATS)
+def test_a_call_has_one_model_or_is_refused(body: bytes, wire: Wire) -> None:
     """First or last of two members, with or without telling cases apart: a body that passes says the same to all."""
-    asked = taken(lambda: parse_call(OPENAI, body, max_bytes=MAX_BYTES))
+    asked = taken(lambda: parse_call(wire, body, max_bytes=MAX_BYTES))
     if asked is not None:
         assert set(_readings(body)) == {(asked.model, asked.stream)}
         assert 0 < len(asked.model) <= 200
@@ -71,10 +73,10 @@ def test_a_call_has_one_model_or_is_refused(body: bytes) -> None:
 
 
 @effort(200)
-@given(st.binary(max_size=100) | st.text('{}[]":,model\\', max_size=60).map(str.encode))
-def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+@given(st.binary(max_size=100) | st.text('{}[]":,model\\', max_size=60).map(str.encode), FORMATS)
+def test_any_bytes_are_read_or_refused(body: bytes, wire: Wire) -> None:
     """A body that is no call at all is refused in words of ours."""
-    taken(lambda: parse_call(OPENAI, body, max_bytes=MAX_BYTES))
+    taken(lambda: parse_call(wire, body, max_bytes=MAX_BYTES))
 
 
 @effort(60)

@@ -11,8 +11,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.gateway.anthropic_wire import ANTHROPIC
 from broker.gateway.openai_wire import OPENAI
-from broker.gateway.wire import UsageCounter
+from broker.gateway.wire import UsageCounter, Wire
 from tests.fuzz.mutations import altered, damaged, pieces_of
 from tests.fuzz.outcome import effort
 
@@ -20,6 +21,19 @@ LONGEST_LINE = 256 * 1024
 LONGEST_WHOLE = 4 * 1024 * 1024
 CHUNK: dict[str, Any] = {"choices": [{"delta": {"content": 'data: {"usage":1}\n'}}], "usage": None}
 USAGE: dict[str, Any] = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}
+
+
+MESSAGE_USAGE: dict[str, Any] = {
+    "input_tokens": 3, "cache_creation_input_tokens": None, "cache_read_input_tokens": 100, "output_tokens": 5,
+    "iterations": [{"type": "compaction", "input_tokens": 1000, "cache_read_input_tokens": 0, "output_tokens": 90}],
+}  # fmt: skip
+MESSAGE: list[dict[str, Any]] = [
+    {"type": "message_start", "message": {"usage": MESSAGE_USAGE}},
+    {"type": "content_block_delta", "delta": {"text": '{"usage": 1}'}},
+    {"type": "message_delta", "usage": MESSAGE_USAGE},
+    {"type": "message_stop"},
+]
+COUNTS = st.sampled_from([2**53 - 1, 2**53, 2**63, 10**30, -1, True, 1.5, "7", [], {}])
 
 
 class Stream(bytes):
@@ -54,8 +68,8 @@ def answers(draw: st.DrawFn) -> Stream:
     return Stream(draw(damaged(stream, most=2)) if draw(st.integers(0, 3)) == 0 else stream)
 
 
-def _counted(pieces: Iterable[bytes], *, stream: bool) -> tuple[int, int | None, int | None, bool]:
-    counter = UsageCounter(OPENAI, stream=stream)
+def _counted(pieces: Iterable[bytes], *, stream: bool, wire: Wire = OPENAI) -> tuple[int, int | None, int | None, bool]:
+    counter = UsageCounter(wire, stream=stream)
     for piece in pieces:
         counter.feed(piece)
         assert len(pickle.dumps(counter)) <= (LONGEST_LINE if stream else LONGEST_WHOLE) + 4096
@@ -68,7 +82,7 @@ def _count(value: object) -> int | None:
 
 
 def _expected(stream: bytes) -> tuple[int, int | None, int | None, bool]:
-    """The same by the whole stream at once: the last counts that the provider reported."""
+    """The same by the whole stream at once: the highest counts that the provider reported."""
     used: list[int | None] = [None, None]
     done = False
     for line in stream.split(b"\n"):
@@ -82,7 +96,7 @@ def _expected(stream: bytes) -> tuple[int, int | None, int | None, bool]:
         usage = event.get("usage") if isinstance(event, dict) else None
         if isinstance(usage, dict) and b'"usage"' in line:
             told = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
-            used = [new if new is not None else old for new, old in zip(told, used, strict=True)]
+            used = [old if new is None else max(new, old or 0) for new, old in zip(told, used, strict=True)]
     return len(stream), used[0], used[1], done
 
 
@@ -100,8 +114,8 @@ def test_usage_does_not_depend_on_the_pieces(stream: Stream, data: st.DataObject
 
 @effort(150)
 @given(answers())
-def test_the_last_reported_usage_is_counted(stream: Stream) -> None:
-    """Nothing but what the provider itself reported at the top of an event, and the last of it."""
+def test_the_highest_reported_usage_is_counted(stream: Stream) -> None:
+    """Nothing but what the provider itself reported at the top of an event, and the most of it."""
     assert _counted([stream], stream=True) == _expected(stream)
 
 
@@ -112,6 +126,24 @@ def test_nothing_makes_the_counter_fail(pieces: list[bytes], stream: bool) -> No
     counted = _counted(pieces, stream=stream)
     assert counted[0] == sum(map(len, pieces))
     assert counted == _counted([b"".join(pieces)], stream=stream)
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> Stream:
+    """A stream of the other format that was right, with counts that are none and counts without bound."""
+    lines = [b"event: x\ndata: " + json.dumps(draw(altered(event, odd=COUNTS))).encode() for event in MESSAGE]
+    stream = b"\n\n".join([*lines, b""])
+    return Stream(draw(damaged(stream, most=2)) if draw(st.booleans()) else stream)
+
+
+@effort(150)
+@given(messages(), st.data())
+def test_the_counts_of_a_message_can_be_recorded(stream: Stream, data: st.DataObject) -> None:
+    """Whatever the provider reports, in whatever pieces: a count that a record can hold, or none."""
+    pieces = data.draw(pieces_of(stream).map(lambda found: list(map(Stream, found))))
+    counted = _counted(pieces, stream=True, wire=ANTHROPIC)
+    assert counted == _counted([stream], stream=True, wire=ANTHROPIC)
+    assert all(found is None or _count(found) is not None for found in counted[1:3])
 
 
 @effort(10)

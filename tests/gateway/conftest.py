@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.build import Running, running
-from tests.gateway.world import ByHand, Unruly, by_hand, manifest
+from tests.gateway.world import PARTS, ByHand, Part, Unruly, by_hand, manifest
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -21,7 +21,13 @@ async def run(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running
         await started.check_log()
 
 
+@pytest.fixture(scope="module", params=PARTS)
+def part(request: pytest.FixtureRequest) -> Part:
+    """Each wire format: what holds for one holds for the other."""
+    return PARTS[request.param]
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def caller(run: Running) -> ByHand:
+async def caller(run: Running, part: Part) -> ByHand:
     """An agent that may call every model."""
-    return await by_hand(run)
+    return await by_hand(run, part=part)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -10,34 +12,35 @@ import pytest
 from broker.entropy import new_id, system_entropy
 from broker.formats import dpop
 from tests.build import MODEL, OTHER_MODEL, Running, call_headers, es256
-from tests.gateway.world import CHAT, MODELS, NARROW, ByHand, by_hand, last_records
+from tests.gateway.world import CHAT, NARROW, PARTS, ByHand, Part, by_hand, last_records
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-def _challenged(answer: httpx2.Response, run: Running, error: str | None) -> None:
+def _challenged(answer: httpx2.Response, caller: ByHand, error: str | None) -> None:
     """A 401 in the format's shape, with a challenge that tells where to learn more."""
+    url, part = caller.run.url, caller.part
     assert answer.status_code == 401, answer.text
     challenge = answer.headers["www-authenticate"]
     assert challenge.startswith("DPoP ")
-    assert f'resource_metadata="{run.url}/.well-known/oauth-protected-resource/openai/v1"' in challenge
+    assert f'resource_metadata="{url}/.well-known/oauth-protected-resource{part.resource}"' in challenge
     assert (f'error="{error}"' in challenge) if error else ("error=" not in challenge)
-    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert set(answer.json()["error"]) == part.error_members
 
 
-@pytest.mark.parametrize("path", [CHAT, MODELS])
-async def test_no_token_is_a_challenge(run: Running, caller: ByHand, path: str) -> None:
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_no_token_is_a_challenge(run: Running, caller: ByHand, method: str) -> None:
     """Without a token the answer says where to get one, and names no error (RFC 6750 §3.1)."""
-    method = "POST" if path == CHAT else "GET"
-    answer = await caller.http.request(method, path, json={"model": MODEL} if path == CHAT else None)
-    _challenged(answer, run, None)
-    metadata = await caller.http.get("/.well-known/oauth-protected-resource/openai/v1")
-    assert metadata.json()["resource"] == f"{run.url}/openai/v1"
+    path = caller.part.call if method == "POST" else caller.part.models
+    answer = await caller.http.request(method, path, json={"model": MODEL} if method == "POST" else None)
+    _challenged(answer, caller, None)
+    metadata = await caller.http.get(f"/.well-known/oauth-protected-resource{caller.part.resource}")
+    assert metadata.json()["resource"] == run.url + caller.part.resource
 
 
 async def test_tokens_with_a_common_prefix_are_never_confused(run: Running, caller: ByHand) -> None:
     """A verified token makes no other token valid, however long their common beginning (LiteLLM CVE-2026-35030)."""
-    other = await by_hand(run, NARROW)
+    other = await by_hand(run, NARROW, caller.part)
     shared = next(i for i, (a, b) in enumerate(zip(caller.token, other.token, strict=False)) if a != b)
     assert shared > 20
     for _ in range(2):  # the second time both are remembered
@@ -63,8 +66,9 @@ async def test_tokens_with_a_common_prefix_are_never_confused(run: Running, call
     ]
     for token in forged:
         assert token != good
-        answer = await caller.http.post(CHAT, json={"model": MODEL}, headers=call_headers(run, token, caller.key, CHAT))
-        _challenged(answer, run, "invalid_token")
+        headers = call_headers(run, token, caller.key, caller.part.call)
+        answer = await caller.http.post(caller.part.call, json={"model": MODEL}, headers=headers)
+        _challenged(answer, caller, "invalid_token")
 
 
 async def test_the_scheme_must_fit_the_token(run: Running, caller: ByHand) -> None:
@@ -77,27 +81,31 @@ async def test_the_scheme_must_fit_the_token(run: Running, caller: ByHand) -> No
         {**caller.headers(), "Authorization": "DPoP"},
         {**caller.headers(), "Authorization": f"DPoP {caller.token}, DPoP {caller.token}"},
     ):
-        _challenged(await caller.http.post(CHAT, json={"model": MODEL}, headers=headers), run, "invalid_token")
+        _challenged(
+            await caller.http.post(caller.part.call, json={"model": MODEL}, headers=headers), caller, "invalid_token"
+        )
 
 
 async def test_the_scheme_is_read_without_case(caller: ByHand) -> None:
     """Schemes compare without case (RFC 9110 §11.1)."""
-    headers = {**caller.headers(MODELS, "GET"), "Authorization": f"dPoP {caller.token}"}
-    assert (await caller.http.get(MODELS, headers=headers)).status_code == 200
+    headers = {**caller.headers(caller.part.models, "GET"), "Authorization": f"dPoP {caller.token}"}
+    assert (await caller.http.get(caller.part.models, headers=headers)).status_code == 200
 
 
 async def test_headers_that_come_twice_are_refused(run: Running, caller: ByHand) -> None:
     """Two tokens or two proofs leave open which one counts, so neither does."""
     proof = caller.headers()
     twice = [("Authorization", proof["Authorization"])] * 2 + [("DPoP", proof["DPoP"])]
-    _challenged(await caller.http.post(CHAT, json={"model": MODEL}, headers=twice), run, "invalid_token")
+    _challenged(await caller.http.post(caller.part.call, json={"model": MODEL}, headers=twice), caller, "invalid_token")
     proofs = [*caller.headers().items(), ("DPoP", caller.headers()["DPoP"])]
-    _challenged(await caller.http.post(CHAT, json={"model": MODEL}, headers=proofs), run, "invalid_dpop_proof")
+    _challenged(
+        await caller.http.post(caller.part.call, json={"model": MODEL}, headers=proofs), caller, "invalid_dpop_proof"
+    )
 
 
 async def test_a_stolen_token_without_its_key(run: Running, caller: ByHand) -> None:
     """Neither no proof, nor one by another key, for another path, method, token or time, makes a token usable."""
-    now, url, token = run.clock.now(), f"{run.url}{CHAT}", caller.token
+    now, url, token = run.clock.now(), f"{run.url}{caller.part.call}", caller.token
 
     def proof(**change: object) -> str:
         arguments = {"method": "POST", "url": url, "now": now, "jti": new_id(system_entropy), "access_token": token}
@@ -111,39 +119,49 @@ async def test_a_stolen_token_without_its_key(run: Running, caller: ByHand) -> N
         token,
         proof(key=es256()),
         proof(method="GET"),
-        proof(url=f"{run.url}{MODELS}"),
-        proof(url=f"http://localhost:{run.broker.settings.server.port}{CHAT}"),
+        proof(url=f"{run.url}{caller.part.models}"),
+        proof(url=f"http://localhost:{run.broker.settings.server.port}{caller.part.call}"),
         proof(access_token=None),
-        proof(access_token=(await by_hand(run)).token),
+        proof(access_token=(await by_hand(run, part=caller.part)).token),
         proof(now=now - 120),
         proof(now=now + 120),
     ):
         headers = {"Authorization": f"DPoP {token}", **({} if wrong is None else {"DPoP": wrong})}
-        answer = await caller.http.post(CHAT, json={"model": MODEL}, headers=headers)
-        _challenged(answer, run, "invalid_dpop_proof")
+        answer = await caller.http.post(caller.part.call, json={"model": MODEL}, headers=headers)
+        _challenged(answer, caller, "invalid_dpop_proof")
 
 
 async def test_a_proof_works_once(run: Running, caller: ByHand) -> None:
     """The same proof again is refused, one after the other and at the same moment, on calls and on the list."""
     headers = caller.headers()
     body = {"model": MODEL, "messages": [{"role": "user", "content": "x"}]}
-    assert (await caller.http.post(CHAT, json=body, headers=headers)).status_code == 200
-    _challenged(await caller.http.post(CHAT, json=body, headers=headers), run, "invalid_dpop_proof")
-    headers = caller.headers(MODELS, "GET")
-    together = await asyncio.gather(*(caller.http.get(MODELS, headers=headers) for _ in range(8)))
+    assert (await caller.http.post(caller.part.call, json=body, headers=headers)).status_code == 200
+    _challenged(await caller.http.post(caller.part.call, json=body, headers=headers), caller, "invalid_dpop_proof")
+    headers = caller.headers(caller.part.models, "GET")
+    together = await asyncio.gather(*(caller.http.get(caller.part.models, headers=headers) for _ in range(8)))
     assert sorted(answer.status_code for answer in together) == [200] + [401] * 7
 
 
-async def test_a_token_for_the_api_calls_no_model(run: Running) -> None:
+async def test_a_token_for_the_api_calls_no_model(run: Running, caller: ByHand) -> None:
     """An operator's token is for another resource: refused here, whatever the operator may do there."""
     admin = await run.operator()
-    _challenged(await admin.post(CHAT, json={"model": MODEL}), run, "invalid_token")
+    _challenged(await admin.post(caller.part.call, json={"model": MODEL}), caller, "invalid_token")
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+async def test_a_token_for_one_part_of_the_gateway_is_none_for_the_other(caller: ByHand, method: str) -> None:
+    """A token names the resource that it is for (RFC 8707), and each wire format is one."""
+    (other,) = (part for part in PARTS.values() if part is not caller.part)
+    path = other.call if method == "POST" else other.models
+    content = json.dumps({"model": MODEL}) if method == "POST" else None
+    answer = await caller.http.request(method, path, content=content, headers=caller.headers(path, method))
+    _challenged(answer, replace(caller, part=other), "invalid_token")
 
 
 @pytest.mark.parametrize("status", ["suspended", "revoked"])
-async def test_a_stopped_agent_is_refused_on_its_next_call(run: Running, status: str) -> None:
+async def test_a_stopped_agent_is_refused_on_its_next_call(run: Running, part: Part, status: str) -> None:
     """A live token is worth nothing from the moment its agent is stopped; the refusal names the policy."""
-    stopped, admin = await by_hand(run, NARROW), await run.operator()
+    stopped, admin = await by_hand(run, NARROW, part), await run.operator()
     assert (await stopped.post({"model": MODEL})).status_code == 200
     contained = {"section": "agents", "name": "narrow", "status": status, "why": "test"}
     assert (await admin.post("/api/v1/contain", json=contained)).status_code == 200

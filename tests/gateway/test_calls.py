@@ -14,7 +14,7 @@ import pytest
 from broker.client import BrokerAuth
 from broker.settings import Gateway
 from tests.build import MODEL, OTHER_MODEL, Running, running
-from tests.gateway.world import CHAT, MESSAGES, MODELS, NARROW, RULES, ByHand, by_hand, last_records, records
+from tests.gateway.world import CHAT, MESSAGES, MODELS, NARROW, RULES, ByHand, Part, by_hand, last_records, records
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -100,7 +100,7 @@ async def test_a_body_with_two_readings_is_refused(caller: ByHand, body: bytes) 
     sent = len(caller.run.provider.received)
     answer = await caller.post(body)
     assert answer.status_code == 400
-    assert answer.json()["error"]["code"] == "invalid_request"
+    assert answer.json()["error"]["type"] == "invalid_request_error"
     assert len(caller.run.provider.received) == sent
     (refused,) = await records(caller.run, answer.headers["x-request-id"])
     assert (refused["kind"], refused["decision"]["reason"]) == ("CallRefused", "invalid_request")
@@ -111,15 +111,16 @@ async def test_an_unknown_model_is_not_found(caller: ByHand) -> None:
     answer = await caller.post({"model": "gpt-none"})
     assert answer.status_code == 404
     error = answer.json()["error"]
-    assert set(error) == {"message", "type", "param", "code"}
-    assert (error["type"], error["code"]) == ("invalid_request_error", "model_not_found")
+    assert set(error) == caller.part.error_members
+    assert error["type"] == caller.part.types[404]
+    assert error.get("code", "model_not_found") == "model_not_found"
     (refused,) = await records(caller.run, answer.headers["x-request-id"])
     assert (refused["what"]["model"], refused["decision"]["outcome"]) == ("gpt-none", "deny")
 
 
-async def test_a_model_outside_the_ceiling_is_refused(run: Running) -> None:
+async def test_a_model_outside_the_ceiling_is_refused(run: Running, part: Part) -> None:
     """Policy's no is 403 and names the policy; the record says that the ceiling stood in the way."""
-    narrow = await by_hand(run, NARROW)
+    narrow = await by_hand(run, NARROW, part)
     answer = await narrow.post({"model": OTHER_MODEL})
     assert answer.status_code == 403
     assert "outside-ceiling" in answer.json()["error"]["message"]
@@ -134,6 +135,9 @@ async def test_only_listed_headers_cross(caller: ByHand) -> None:
         "OpenAI-Organization": "org-other",
         "OpenAI-Project": "proj-other",
         "X-Api-Key": "sk-other",
+        "Anthropic-Workspace-Id": "wrkspc-other",
+        "Anthropic-User-Profile-Id": "uprof-other",
+        "Anthropic-Dangerous-Direct-Browser-Access": "true",
         "Api-Key": "sk-other",
         "Cookie": "session=1",
         "X-Forwarded-Host": "evil.example",
@@ -145,17 +149,17 @@ async def test_only_listed_headers_cross(caller: ByHand) -> None:
         "X-Stainless-Lang": "python",
         "Content-Type": "application/json; charset=utf-7",
         "OpenAI-Beta": "assistants=v2",
+        "Anthropic-Beta": "context-1m",
+        "Anthropic-Version": "2023-01-01",
         "Accept": "application/json",
     }
-    answer = await caller.http.post(
-        CHAT, content=json.dumps({"model": MODEL, "messages": MESSAGES}), headers={**caller.headers(), **chosen}
-    )
+    content = json.dumps({"model": MODEL, "messages": MESSAGES})
+    answer = await caller.http.post(caller.part.call, content=content, headers={**caller.headers(), **chosen})
     assert answer.status_code == 200
     sent = caller.run.provider.received[-1].headers
-    assert set(sent) == {
-        "host", "authorization", "content-type", "content-length", "accept", "accept-encoding", "openai-beta",
-        "user-agent",
-    }  # fmt: skip
+    always = {"host", "content-type", "content-length", "accept", "accept-encoding", "user-agent"}
+    assert set(sent) == always | caller.part.sent
+    assert sent.get("anthropic-version", "2023-01-01") == "2023-01-01"
     assert sent["host"] == caller.run.provider.origin.partition("://")[2]
     assert sent["content-type"] == "application/json"
     assert sent["user-agent"] == "broker"
@@ -165,7 +169,7 @@ async def test_the_callers_token_stops_here(caller: ByHand) -> None:
     """The provider sees its own key, and neither the caller's token nor its proof in any part of the request."""
     assert (await caller.post({"model": MODEL})).status_code == 200
     received = caller.run.provider.received[-1]
-    assert received.headers["authorization"] == f"Bearer {caller.run.provider.key}"
+    assert caller.part.key_of(received.headers) == caller.run.provider.key
     everything = repr((received.path, dict(received.headers))).encode() + received.body
     assert caller.token.encode() not in everything
     assert "dpop" not in received.headers
@@ -176,10 +180,10 @@ async def test_a_query_is_not_forwarded(caller: ByHand, query: str) -> None:
     """A query could choose another account or version at the provider: refused, unless there is nothing in it."""
     sent = len(caller.run.provider.received)
     content = json.dumps({"model": MODEL, "messages": MESSAGES})
-    answer = await caller.http.post(CHAT + query, content=content, headers=caller.headers())
+    answer = await caller.http.post(caller.part.call + query, content=content, headers=caller.headers())
     assert answer.status_code == (200 if query == "?" else 400)
     if query == "?":
-        assert caller.run.provider.received[-1].path == "/v1/chat/completions"
+        assert caller.run.provider.received[-1].path == f"/v1{caller.part.path}"
     else:
         assert len(caller.run.provider.received) == sent
 
@@ -189,7 +193,7 @@ async def test_a_provider_that_quotes_its_key_is_not_passed_on(caller: ByHand, s
     """The provider's refusal of the broker's key is 502, without a word of the provider's text."""
     answer = await caller.post({"model": f"quotes-{status}"})
     assert answer.status_code == 502
-    assert answer.json()["error"]["code"] == "provider_failed"
+    assert answer.json()["error"]["type"] == caller.part.types[502]
     assert caller.run.provider.key not in answer.text + repr(answer.headers)
     (_, failed) = await last_records(caller.run, 2)
     assert (failed["kind"], failed["request"]["failure"]) == ("CallFailed", "provider_failed")
@@ -213,17 +217,13 @@ async def test_only_listed_headers_come_back(caller: ByHand) -> None:
     """The provider's limits and request id reach the caller; its account, cookies and host names do not."""
     answer = await caller.post({"model": "chatty"})
     shown = {name for name in answer.headers if name not in ("date", "server", "transfer-encoding")}
-    assert shown == {
-        "content-type", "x-request-id", "x-ratelimit-remaining-requests", "openai-processing-ms",
-        "broker-request-id", "broker-record",
-    }  # fmt: skip
+    assert shown == {"content-type", "broker-request-id", "broker-record"} | caller.part.returned
 
 
 async def test_an_encoding_that_nobody_asked_for_is_named(caller: ByHand) -> None:
     """A provider that compresses all the same is passed on with the header that lets the caller read it."""
-    async with caller.http.stream(
-        "POST", CHAT, content=json.dumps({"model": "compresses", "messages": MESSAGES}), headers=caller.headers()
-    ) as answer:
+    content = json.dumps({"model": "compresses", "messages": MESSAGES})
+    async with caller.http.stream("POST", caller.part.call, content=content, headers=caller.headers()) as answer:
         assert answer.headers["content-encoding"] == "gzip"
         assert b"".join([chunk async for chunk in answer.aiter_raw()]) == b"\x1f\x8b not really"
 
@@ -249,7 +249,8 @@ async def test_usage_is_counted(caller: ByHand, stream: bool) -> None:
     assert completed["request"]["bytes"] == len(answer.content)
     assert completed["request"]["admitted"] == int(answer.headers["broker-record"])
     assert admitted["who"]["agent"] == "nightly"
-    assert admitted["decision"]["inputs"] == {"operation": "chat.completions", "stream": stream, "confirmation": "dpop"}
+    inputs = {"operation": caller.part.operation, "stream": stream, "confirmation": "dpop"}
+    assert admitted["decision"]["inputs"] == inputs
 
 
 async def test_a_large_body_is_refused_for_its_size(tmp_path: Path) -> None:
@@ -273,15 +274,16 @@ async def test_a_strangers_body_is_not_read(run: Running, caller: ByHand) -> Non
     """Who has not proved anything is answered before any of the body has come, and leaves no record of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", run.broker.settings.server.port)
     before = run.broker.audit.size
-    writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
+    writer.write(f"POST {caller.part.call} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n".encode())
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
     assert head.startswith(b"HTTP/1.1 401 ")
     writer.close()
     assert run.broker.audit.size == before
 
 
-async def test_the_list_has_the_formats_shape(caller: ByHand) -> None:
+async def test_the_list_has_the_formats_shape(run: Running) -> None:
     """`GET /models` answers as the format does, with the endpoint as the owner."""
+    caller = await by_hand(run)
     answer = await caller.http.get(MODELS, headers=caller.headers(MODELS, "GET"))
     document = answer.json()
     assert document["object"] == "list"

@@ -98,12 +98,6 @@ def test_the_longest_name() -> None:
         parse_call(OPENAI, b'{"model":"' + b"m" * 201 + b'"}', max_bytes=4096)
 
 
-def test_names_that_differ_in_case_below_the_top_pass() -> None:
-    """Only the members that decide are guarded: a tool's parameters may be called as its maker likes."""
-    body = b'{"model":"m","tools":[{"Model":"x","STREAM":1}],"Models":1}'
-    assert parse_call(OPENAI, body, max_bytes=4096) == Asked("m", False)
-
-
 def test_a_list_names_each_model() -> None:
     """The list is the format's own."""
     models = [Model(Endpoint("a", "openai", "https://a.example/v1", "", ("m",)), "m")]

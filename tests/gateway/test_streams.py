@@ -34,7 +34,7 @@ async def _ended(run: Running, request_id: str) -> list[str]:
 async def _leave_in_the_middle(caller: ByHand) -> str:
     """Reads the first piece of a stream that never ends, and goes."""
     body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
-    async with caller.http.stream("POST", CHAT, content=body, headers=caller.headers()) as answer:
+    async with caller.http.stream("POST", caller.part.call, content=body, headers=caller.headers()) as answer:
         assert answer.status_code == 200
         await anext(answer.aiter_raw())
         return answer.headers["broker-request-id"]
@@ -78,7 +78,7 @@ async def test_no_database_session_is_held_while_a_provider_answers(run: Running
 
     async with asyncio.timeout(20):
         body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
-        async with caller.http.stream("POST", CHAT, content=body, headers=caller.headers()) as answer:
+        async with caller.http.stream("POST", caller.part.call, content=body, headers=caller.headers()) as answer:
             await anext(answer.aiter_raw())
             await until(idle)
             waiting = asyncio.create_task(caller.post({"model": "slow"}))
@@ -118,12 +118,31 @@ async def test_a_huge_chunk_passes(caller: ByHand, stream: bool) -> None:
 async def test_pieces_arrive_as_they_are_made(run: Running, caller: ByHand) -> None:
     """The first piece reaches the caller while the provider has not made the second."""
     body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
-    async with caller.http.stream("POST", CHAT, content=body, headers=caller.headers()) as answer:
+    async with caller.http.stream("POST", caller.part.call, content=body, headers=caller.headers()) as answer:
         first = await asyncio.wait_for(anext(answer.aiter_raw()), 10)
         request_id = answer.headers["broker-request-id"]
     assert await _ended(run, request_id) == ["CallAdmitted", "CallFailed"]
-    assert first.startswith(b"data: {")
-    assert b"[DONE]" not in first
+    assert first.startswith(caller.part.first)
+    assert caller.part.last not in first
+
+
+async def test_a_stream_that_says_that_it_failed(caller: ByHand) -> None:
+    """An error in the middle of a stream reaches the caller, and the call is recorded as failed, however it ends."""
+    answer = await caller.post({"model": "fails-midway", "stream": True})
+    assert (answer.status_code, answer.content) == (200, caller.part.failed + caller.part.last)
+    (_, failed) = await records(caller.run, answer.headers["broker-request-id"])
+    assert (failed["kind"], failed["request"]["failure"]) == ("CallFailed", "provider_error")
+
+
+async def test_a_caller_that_has_read_the_last_event_has_not_left(run: Running, caller: ByHand) -> None:
+    """Clients close a stream once its last event is there: the call is completed, and the provider let go."""
+    run.provider.left.clear()
+    body = json.dumps({"model": "lingers", "stream": True, "messages": MESSAGES})
+    async with caller.http.stream("POST", caller.part.call, content=body, headers=caller.headers()) as answer:
+        assert await anext(answer.aiter_raw()) == caller.part.last
+        request_id = answer.headers["broker-request-id"]
+    await asyncio.wait_for(run.provider.left.wait(), 5)
+    assert await _ended(run, request_id) == ["CallAdmitted", "CallCompleted"]
 
 
 @pytest.fixture

@@ -21,14 +21,94 @@ CHAT = "/openai/v1/chat/completions"
 MODELS = "/openai/v1/models"
 MESSAGES = [{"role": "user", "content": "one two three"}]
 
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the gateway: a wire format as its callers and its provider know it.
+
+    Attributes:
+        wire: its name.
+        endpoint: the one of the test's world that speaks it.
+        operation, path: what is called, here and behind the provider's base URL.
+        error_members: of `error` in the body of an error.
+        types: the type that errors have, by status.
+        sent: the header fields that only this format's calls reach the provider with.
+        returned: those of the provider's that only this format's callers get to see.
+        first: how a stream begins.
+        last: the event that ends one; `failed`: the event that says it failed.
+    """
+
+    wire: str
+    endpoint: str
+    operation: str
+    path: str
+    error_members: frozenset[str]
+    types: Mapping[int, str]
+    sent: frozenset[str]
+    returned: frozenset[str]
+    first: bytes
+    last: bytes
+    failed: bytes
+
+    @property
+    def resource(self) -> str:
+        """Where it is below the broker's origin; tokens are for it."""
+        return f"/{self.wire}/v1"
+
+    @property
+    def call(self) -> str:
+        """The path of a call."""
+        return self.resource + self.path
+
+    @property
+    def models(self) -> str:
+        """The path of the list."""
+        return f"{self.resource}/models"
+
+    def key_of(self, headers: Mapping[str, str]) -> str:
+        """The provider's key in what the provider received."""
+        return headers["x-api-key"] if self.wire == "anthropic" else headers["authorization"].removeprefix("Bearer ")
+
+
+PARTS = {
+    "openai": Part(
+        wire="openai",
+        endpoint="stand-in",
+        operation="chat.completions",
+        path="/chat/completions",
+        error_members=frozenset({"message", "type", "param", "code"}),
+        types={400: "invalid_request_error", 404: "invalid_request_error", 502: "server_error"},
+        sent=frozenset({"authorization", "openai-beta"}),
+        returned=frozenset({"x-request-id", "x-ratelimit-remaining-requests", "openai-processing-ms"}),
+        first=b"data: {",
+        last=b"data: [DONE]\n\n",
+        failed=b'data: {"error": {"message": "overloaded"}}\n\n',
+    ),
+    "anthropic": Part(
+        wire="anthropic",
+        endpoint="stand-in-messages",
+        operation="messages",
+        path="/messages",
+        error_members=frozenset({"message", "type"}),
+        types={400: "invalid_request_error", 404: "not_found_error", 502: "api_error"},
+        sent=frozenset({"x-api-key", "anthropic-version", "anthropic-beta"}),
+        returned=frozenset({"request-id", "anthropic-ratelimit-requests-remaining"}),
+        first=b"event: message_start\ndata: {",
+        last=b'event: message_stop\ndata: {"type": "message_stop"}\n\n',
+        failed=b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}\n\n',
+    ),
+}
+OPENAI = PARTS["openai"]
+
 _BEHAVIOURS = ("fail-429", "fail-500", "disconnect", "slow", "huge-chunk")
 
 RULES = """
-@id("nightly") @agent("nightly") @owner("gateway-data") @ceiling("stand-in/*")
+@id("nightly") @agent("nightly") @owner("gateway-data") @ceiling("stand-in/* stand-in-messages/*")
 permit (principal is OidcEvidence, action == Action::"enrol", resource == Attester::"platform")
 when { principal.subject == "job-7" };
 
-@id("narrow") @agent("narrow") @owner("gateway-web") @ceiling("stand-in/stand-in-small")
+@id("narrow") @agent("narrow") @owner("gateway-web")
+@ceiling("stand-in/stand-in-small stand-in-messages/stand-in-small")
 permit (principal is OidcEvidence, action == Action::"enrol", resource == Attester::"platform")
 when { principal.subject == "job-8" };
 """
@@ -49,12 +129,14 @@ class Unruly(StandInProvider):
             "redirects": self._redirects,
             "compresses": self._compresses,
             "chatty": self._chatty,
+            "fails-midway": self._fails_midway,
+            "lingers": self._lingers,
         }
 
-    async def _complete(self, request: web.Request) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, wire: Any) -> web.StreamResponse:
         answer = self.answers.get(str(json.loads(await request.read()).get("model")))
         if answer is None:
-            return await super()._complete(request)
+            return await super()._answer(request, wire)
         await self._receive(request)
         return await answer(request)
 
@@ -76,18 +158,49 @@ class Unruly(StandInProvider):
             "x-ratelimit-remaining-requests": "9",
             "openai-processing-ms": "12",
             "openai-organization": "acme-corp",
+            "request-id": "req-1",
+            "anthropic-ratelimit-requests-remaining": "9",
+            "anthropic-organization-id": "acme-corp",
+            "anthropic-workspace-id": "wrkspc-1",
             "set-cookie": "session=1",
             "x-internal": "host-7",
             "www-authenticate": "Bearer",
         }
         return web.json_response({"choices": []}, headers=headers)
 
+    async def _fails_midway(self, request: web.Request) -> web.StreamResponse:
+        """A stream that says that it failed, and then ends well."""
+        part = self._part(request)
+        response = await self._begun(request)
+        await response.write(part.failed + part.last)
+        await response.write_eof()
+        return response
+
+    async def _lingers(self, request: web.Request) -> web.StreamResponse:
+        """A stream whose last event is there while its end is not."""
+        response = await self._begun(request)
+        await response.write(self._part(request).last)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            self.left.set()
+        return response
+
+    def _part(self, request: web.Request) -> Part:
+        return next(part for part in PARTS.values() if request.path.endswith(part.path))
+
+    async def _begun(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        return response
+
 
 def manifest(run: Running, **more: Any) -> dict[str, Any]:
     """The world of `Running`, with the provider's every way to misbehave on offer."""
     world = run.world(policies={"agents.cedar": RULES}, **more)
     unruly = sorted(run.provider.answers) if isinstance(run.provider, Unruly) else []
-    world["endpoints"]["stand-in"]["models"] = [MODEL, OTHER_MODEL, *_BEHAVIOURS, *unruly]
+    offered = {**world["endpoints"]["stand-in"], "models": [MODEL, OTHER_MODEL, *_BEHAVIOURS, *unruly]}
+    world["endpoints"].update({part.endpoint: {**offered, "wire": part.wire} for part in PARTS.values()})
     return world
 
 
@@ -99,30 +212,31 @@ class ByHand:
     http: httpx2.AsyncClient
     key: ec.EllipticCurvePrivateKey
     token: str
+    part: Part
 
-    def headers(self, path: str = CHAT, method: str = "POST") -> dict[str, str]:
-        """The token and a fresh proof."""
-        return call_headers(self.run, self.token, self.key, path, method)
+    def headers(self, path: str = "", method: str = "POST") -> dict[str, str]:
+        """The token and a fresh proof, for a call unless a path is given."""
+        return call_headers(self.run, self.token, self.key, path or self.part.call, method)
 
     async def post(self, body: bytes | Mapping[str, Any], **headers: str) -> httpx2.Response:
         """One call; a mapping is sent as JSON with some messages."""
         content = body if isinstance(body, bytes) else json.dumps({"messages": MESSAGES, **body}).encode()
         extra = {name.replace("_", "-"): value for name, value in headers.items()}
-        return await self.http.post(CHAT, content=content, headers={**self.headers(), **extra})
+        return await self.http.post(self.part.call, content=content, headers={**self.headers(), **extra})
 
     async def models(self) -> set[str]:
         """The names of the models on this caller's list."""
-        answer = await self.http.get(MODELS, headers=self.headers(MODELS, "GET"))
+        answer = await self.http.get(self.part.models, headers=self.headers(self.part.models, "GET"))
         assert answer.status_code == 200, answer.text
         return {model["id"] for model in answer.json()["data"]}
 
 
-async def by_hand(run: Running, subject: str = "job-7") -> ByHand:
-    """A caller with a token of its own."""
+async def by_hand(run: Running, subject: str = "job-7", part: Part = OPENAI) -> ByHand:
+    """A caller with a token of its own, for one part of the gateway."""
     key = es256()
-    answer = await token_request(run, key=key, evidence=run.evidence(subject))
+    answer = await token_request(run, key=key, evidence=run.evidence(subject), resource=run.url + part.resource)
     assert answer.status_code == 200, answer.text
-    return ByHand(run, await run.client(), key, answer.json()["access_token"])
+    return ByHand(run, await run.client(), key, answer.json()["access_token"], part)
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
