@@ -45,7 +45,7 @@ def _given(usage: Mapping[str, object]) -> int | None:
     """All that the model was given: the API counts what came from or went into its cache apart."""
     parts = [count(usage.get(name)) for name in _INPUT if usage.get(name) is not None]
     known = [part for part in parts if part is not None]
-    return sum(known) if known and len(known) == len(parts) else None
+    return count(sum(known)) if known and len(known) == len(parts) else None
 
 
 def _model_list(models: Sequence[Model], query: bytes) -> bytes:

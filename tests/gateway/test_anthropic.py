@@ -233,6 +233,13 @@ def test_usage_that_is_no_count_is_not_taken(value: object) -> None:
     assert _counted(_start(input_tokens=1, cache_read_input_tokens=value, output_tokens=1)).input_tokens is None
 
 
+@pytest.mark.parametrize(("more", "counted"), [(0, 2**53 - 1), (1, None)])
+def test_a_sum_that_no_record_can_hold_is_not_taken(more: int, counted: int | None) -> None:
+    """Each part is a number, their sum is beyond what is exact: the end of the call is recorded all the same."""
+    usage = {"input_tokens": 2**52, "cache_read_input_tokens": 2**52 - 1 + more, "output_tokens": 1}
+    assert _counted(_start(**usage)).input_tokens == counted
+
+
 def test_the_last_count_of_the_output_is_the_one() -> None:
     """`message_delta` says what was put out so far."""
     deltas = [{"type": "message_delta", "usage": {"output_tokens": count}} for count in (4, 9)]
