@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.gateway.openai_wire import OPENAI
-from broker.gateway.wire import parse_call
+from broker.gateway.wire import Wire, parse_call
+from broker.gateway.wires import WIRES
 from tests.fuzz.mutations import altered, damaged, spelled
 from tests.fuzz.outcome import SECRET, effort, taken
 
@@ -59,11 +61,12 @@ def _readings(body: bytes) -> list[tuple[Any, Any]]:
     return [(way.get("model"), bool(way.get("stream"))) for way in ways]
 
 
-@effort(500)
-@given(bodies())
-def test_a_call_has_one_model_or_is_refused(body: bytes) -> None:
+@pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+@effort(300)
+@given(body=bodies())
+def test_a_call_has_one_model_or_is_refused(wire: Wire, body: bytes) -> None:
     """First or last of two members, with or without telling cases apart: a body that passes says the same to all."""
-    asked = taken(lambda: parse_call(OPENAI, body, max_bytes=MAX_BYTES))
+    asked = taken(lambda: parse_call(wire, body, max_bytes=MAX_BYTES))
     if asked is not None:
         assert set(_readings(body)) == {(asked.model, asked.stream)}
         assert 0 < len(asked.model) <= 200

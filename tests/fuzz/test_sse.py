@@ -8,11 +8,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker.formats.canonical_json import MAX_SAFE_INTEGER
 from broker.gateway.openai_wire import OPENAI
-from broker.gateway.wire import UsageCounter
+from broker.gateway.wire import UsageCounter, Wire
+from broker.gateway.wires import WIRES
 from tests.fuzz.mutations import altered, damaged, pieces_of
 from tests.fuzz.outcome import effort
 
@@ -20,6 +23,21 @@ LONGEST_LINE = 256 * 1024
 LONGEST_WHOLE = 4 * 1024 * 1024
 CHUNK: dict[str, Any] = {"choices": [{"delta": {"content": 'data: {"usage":1}\n'}}], "usage": None}
 USAGE: dict[str, Any] = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}}
+CACHED = {
+    "input_tokens": 3,
+    "cache_creation_input_tokens": 20,
+    "cache_read_input_tokens": 2**53 - 24,
+    "output_tokens": 1,
+}
+MESSAGES: list[dict[str, Any]] = [
+    {"type": "message_start", "message": {"usage": CACHED}},
+    {"type": "message_delta", "usage": {"output_tokens": 9}},
+    {"type": "message_stop"},
+    {"type": "error", "error": {"type": "overloaded_error"}},
+    {"type": "message", "usage": CACHED},
+]
+LARGE = st.sampled_from([2**53 - 1, 2**52, 2**53, 0])
+Counted = tuple[int, int | None, int | None, bool, bool]
 
 
 class Stream(bytes):
@@ -34,11 +52,14 @@ def answers(draw: st.DrawFn) -> Stream:
     """A stream of events that was right: other events, comments, ends of line, and lines about as long as is kept."""
     lines = []
     for _ in range(draw(st.integers(0, 6))):
-        match draw(st.sampled_from(["chunk", "usage", "usage", "done", "comment", "other", "long"])):
+        match draw(st.sampled_from(["chunk", "usage", "usage", "message", "done", "comment", "other", "long"])):
             case "chunk":
                 lines.append(b"data: " + json.dumps(draw(altered(CHUNK))).encode())
             case "usage":
                 lines.append(b"data: " + json.dumps(draw(altered(USAGE))).encode())
+            case "message":
+                event = draw(altered(draw(st.sampled_from(MESSAGES)), odd=LARGE))
+                lines.append(b"event: x\ndata: " + json.dumps(event).encode())
             case "done":
                 lines.append(draw(st.sampled_from([b"data: [DONE]", b"data:[DONE] ", b"data: [done]", b"[DONE]"])))
             case "long":
@@ -54,13 +75,16 @@ def answers(draw: st.DrawFn) -> Stream:
     return Stream(draw(damaged(stream, most=2)) if draw(st.integers(0, 3)) == 0 else stream)
 
 
-def _counted(pieces: Iterable[bytes], *, stream: bool) -> tuple[int, int | None, int | None, bool]:
-    counter = UsageCounter(OPENAI, stream=stream)
+def _counted(wire: Wire, pieces: Iterable[bytes], *, stream: bool) -> Counted:
+    counter = UsageCounter(wire, stream=stream)
     for piece in pieces:
         counter.feed(piece)
-        assert len(pickle.dumps(counter)) <= (LONGEST_LINE if stream else LONGEST_WHOLE) + 4096
+        held = {name: value for name, value in vars(counter).items() if value is not wire}
+        assert len(pickle.dumps(held)) <= (LONGEST_LINE if stream else LONGEST_WHOLE) + 4096
     counter.finish()
-    return counter.size, counter.input_tokens, counter.output_tokens, counter.done
+    for tokens in (counter.input_tokens, counter.output_tokens):
+        assert tokens is None or 0 <= tokens <= MAX_SAFE_INTEGER  # what a record can hold
+    return counter.size, counter.input_tokens, counter.output_tokens, counter.done, counter.failed
 
 
 def _count(value: object) -> int | None:
@@ -68,7 +92,7 @@ def _count(value: object) -> int | None:
 
 
 def _expected(stream: bytes) -> tuple[int, int | None, int | None, bool]:
-    """The same by the whole stream at once: the last counts that the provider reported."""
+    """The same of the OpenAI format by the whole stream at once: the last counts that the provider reported."""
     used: list[int | None] = [None, None]
     done = False
     for line in stream.split(b"\n"):
@@ -90,40 +114,53 @@ def _refused(name: str) -> None:
     raise ValueError(name)
 
 
-@effort(150)
-@given(answers(), st.data())
-def test_usage_does_not_depend_on_the_pieces(stream: Stream, data: st.DataObject) -> None:
+both = pytest.mark.parametrize("wire", WIRES.values(), ids=WIRES)
+
+
+@both
+@effort(120)
+@given(stream=answers(), data=st.data())
+def test_usage_does_not_depend_on_the_pieces(wire: Wire, stream: Stream, data: st.DataObject) -> None:
     """Wherever the network cuts it, the counts are those of the whole, lines at the bound included."""
     pieces = data.draw(pieces_of(stream).map(lambda found: list(map(Stream, found))))
-    assert _counted(pieces, stream=True) == _counted([stream], stream=True)
+    assert _counted(wire, pieces, stream=True) == _counted(wire, [stream], stream=True)
 
 
 @effort(150)
 @given(answers())
 def test_the_last_reported_usage_is_counted(stream: Stream) -> None:
     """Nothing but what the provider itself reported at the top of an event, and the last of it."""
-    assert _counted([stream], stream=True) == _expected(stream)
+    assert _counted(OPENAI, [stream], stream=True)[:4] == _expected(stream)
 
 
-@effort(150)
-@given(st.lists(st.binary(max_size=60) | altered(USAGE).map(lambda event: json.dumps(event).encode())), st.booleans())
-def test_nothing_makes_the_counter_fail(pieces: list[bytes], stream: bool) -> None:
+EVENTS = (st.just(USAGE) | st.sampled_from(MESSAGES)).flatmap(lambda event: altered(event, odd=LARGE))
+
+
+@both
+@effort(120)
+@given(
+    pieces=st.lists(st.binary(max_size=60) | EVENTS.map(lambda event: json.dumps(event).encode())), stream=st.booleans()
+)
+def test_nothing_makes_the_counter_fail(wire: Wire, pieces: list[bytes], stream: bool) -> None:
     """A provider's nonsense is counted in bytes; a document is counted like its text at once."""
-    counted = _counted(pieces, stream=stream)
+    counted = _counted(wire, pieces, stream=stream)
     assert counted[0] == sum(map(len, pieces))
-    assert counted == _counted([b"".join(pieces)], stream=stream)
+    assert counted == _counted(wire, [b"".join(pieces)], stream=stream)
+
+
+@both
+@effort(120)
+@given(event=EVENTS)
+def test_a_document_is_counted_within_what_a_record_holds(wire: Wire, event: object) -> None:
+    """No number that a provider reports is more than a record can say, added up or not."""
+    _counted(wire, [json.dumps(event).encode()], stream=False)
+
+
+LONG = st.sampled_from([b"x" * 300_000, b"data: ", b"\n", b"x" * 1_000_000, b'{"usage":'])
 
 
 @effort(10)
-@given(
-    st.lists(
-        st.sampled_from(
-            [b"x" * 300_000, b"data: ", b"\n", b"x" * 1_000_000, b'{"usage":'],
-        ),
-        max_size=12,
-    ),
-    st.booleans(),
-)
-def test_endless_lines_are_not_kept(pieces: list[bytes], stream: bool) -> None:
+@given(st.lists(LONG, max_size=12).map(lambda pieces: list(map(Stream, pieces))), st.booleans())
+def test_endless_lines_are_not_kept(pieces: list[Stream], stream: bool) -> None:
     """However long a line or a document, memory is bounded at every piece; the bytes are counted all the same."""
-    assert _counted(pieces, stream=stream)[0] == sum(map(len, pieces))
+    assert _counted(OPENAI, pieces, stream=stream)[0] == sum(map(len, pieces))
