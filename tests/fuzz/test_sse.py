@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from broker.formats.canonical_json import MAX_SAFE_INTEGER
@@ -151,6 +151,7 @@ def test_nothing_makes_the_counter_fail(wire: Wire, pieces: list[bytes], stream:
 @both
 @effort(120)
 @given(event=EVENTS)
+@example(event={"type": "message", "usage": {"input_tokens": 2**52, "cache_read_input_tokens": 2**52}})
 def test_a_document_is_counted_within_what_a_record_holds(wire: Wire, event: object) -> None:
     """No number that a provider reports is more than a record can say, added up or not."""
     _counted(wire, [json.dumps(event).encode()], stream=False)
