@@ -184,6 +184,11 @@ class AuditTree:
             return b"".join(_Hashes(connection).nodes(level, n * _SPAN, width))
 
 
+def stored_head(connection: Connection) -> str | None:
+    """The newest checkpoint that a database holds, a signed note."""
+    return _head(connection)[1]
+
+
 def _removed(held: int, covered: int) -> ProofInvalid:
     return ProofInvalid(
         f"the log holds {held} entries but its last checkpoint covers {covered}: entries were removed; "
