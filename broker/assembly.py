@@ -86,6 +86,7 @@ class Broker:
     operators: OperatorGate
     outbound: Outbound
     fetching: Outbound
+    issuers: OidcVerifier
     log_signer: NoteSigner
 
     @property
@@ -276,7 +277,8 @@ def _build(
         if settings.tokens.accept_token_endpoint_audience
         else (settings.issuer,)
     )
-    authenticator = Authenticator(directory, OidcVerifier(fetching, clock), clock, audiences)
+    issuers = OidcVerifier(fetching, clock)
+    authenticator = Authenticator(directory, issuers, clock, audiences)
     verifier = TokenVerifier(rules, keys, directory, replay, clock)
     bounds = CallRules(
         settings.gateway.max_body_bytes, settings.gateway.connect_timeout_s, settings.gateway.first_byte_timeout_s
@@ -317,6 +319,7 @@ def _build(
         operators=OperatorGate(rules, verifier, policies, prepared, audit, refusals, clock),
         outbound=out,
         fetching=fetching,
+        issuers=issuers,
         log_signer=signer,
     )
 

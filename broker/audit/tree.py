@@ -8,6 +8,8 @@ who can modify them can at most make proofs that do not verify.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
 
@@ -42,6 +44,23 @@ class HeadRow(SQLModel, table=True):
     id: int = Field(primary_key=True)
     size: int = Field(sa_type=BIG_INTEGER)
     note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far integration is behind.
+
+    Args:
+        records: how many entries are stored.
+        covered: how many of them the newest checkpoint covers.
+        newest_covered_at: when the newest of those was made, seconds; None for none.
+        oldest_waiting_at: when the oldest of the others was made, seconds; None for none.
+    """
+
+    records: int
+    covered: int
+    newest_covered_at: float | None
+    oldest_waiting_at: float | None
 
 
 class AuditTree:
@@ -133,6 +152,15 @@ class AuditTree:
             with writing(self._engine) as connection:
                 if _swap(connection, old, size, signed):
                     insert_rows(connection, "subtrees", ("level", "n", "hash"), subtrees)
+
+    def backlog(self) -> Backlog:
+        """How far integration is behind the stored entries."""
+        with reading(self._engine) as session:
+            connection = session.connection()
+            covered, _ = _head(connection)
+            rows = connection.exec_driver_sql("SELECT idx, at FROM records WHERE idx IN (?, ?)", (covered - 1, covered))
+            at = {int(idx): float(moment) for idx, moment in rows}
+            return Backlog(stored_size(connection), covered, at.get(covered - 1), at.get(covered))
 
     def head(self) -> str:
         """The newest checkpoint, a signed note.

@@ -7,6 +7,7 @@ import typer
 from broker.cli import agents, apply, attesters, audit, keys, policy
 from broker.cli.backup import backup, restore
 from broker.cli.demo import demo
+from broker.cli.doctor import doctor
 from broker.cli.login import login
 from broker.cli.serve import serve
 
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(demo)
 app.command()(login)
+app.command()(doctor)
 app.command()(backup)
 app.command()(restore)
 for name, commands in (
