@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from tests.build import free_port
-from tests.cli.running import BrokerProcess, Person
+from tests.cli.running import BrokerProcess, Person, broker_process, signed_in
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    """A broker of this module's own: what others make known to theirs need not be reachable."""
+    with broker_process(tmp_path_factory.mktemp("well")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def admin(broker: BrokerProcess, tmp_path_factory: pytest.TempPathFactory) -> Person:
+    """Its only admin."""
+    return signed_in(tmp_path_factory.mktemp("admin"), str(broker.ready["sign_in_link"]))
 
 
 def _options(broker: BrokerProcess, folder: Path) -> list[str]:
