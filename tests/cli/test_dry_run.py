@@ -83,7 +83,7 @@ def test_cases_that_ran_are_told(two: tuple[Person, Person], tmp_path: Path) -> 
     assert told["case_files"] == sorted(shipped().cases)
     shown = ada.ok("apply", "-f", "-", "--dry-run", input=POLICY)
     assert f"{told['cases']} cases ran on the policies to come, and passed: {', '.join(told['case_files'])}" in shown
-    assert '  + @id("nobody-calls-dry")' in shown
+    assert '  +@id("nobody-calls-dry")' in shown
     assert _document(ada, ENDPOINT % "dry-2", tmp_path)["reach"]["cases"] == 0
 
 
