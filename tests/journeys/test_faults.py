@@ -165,7 +165,7 @@ async def _exhaust(run: Running, agent: Agent) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A data folder on a file system of its own, of forty megabytes."""
+    """A data folder on a file system of its own, of twelve megabytes."""
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(folder)]
