@@ -15,8 +15,10 @@ from broker import premises
 from broker.audit import trail
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
+from broker.audit.published import PublishedCheckpoint
 from broker.audit.refusals import RefusalCounter
 from broker.audit.tree import AuditTree
+from broker.audit.untold import Untold
 from broker.changes.proposals import Changes
 from broker.clock import Clock, SystemClock
 from broker.db import claims
@@ -70,6 +72,7 @@ class Broker:
     keys: KeyRing
     audit: AuditLog
     tree: AuditTree
+    untold: Untold
     refusals: RefusalCounter
     directory: Directory
     instances: Instances
@@ -83,6 +86,7 @@ class Broker:
     operators: OperatorGate
     outbound: Outbound
     fetching: Outbound
+    issuers: OidcVerifier
     log_signer: NoteSigner
 
     @property
@@ -103,14 +107,17 @@ class Broker:
 
         return await asyncio.to_thread(run)
 
-    async def start(self) -> None:
-        """What is recorded before the first request: what the last run left open, the shipped policies, the start."""
-        self.tree.check_key()
-        if await asyncio.to_thread(self.tree.integrate) is None and self.keys.log_begun:
-            raise ConfigurationError(
-                f"{self.settings.storage.data_dir}: the log under these keys has begun, and the database holds none of "
-                "it; restore the database, or begin anew in another folder"
-            )
+    async def start(self, *, accept_lost_records: bool = False) -> None:
+        """What is recorded before the first request: what the last run left open, the shipped policies, the start.
+
+        Args:
+            accept_lost_records: go on although records that were published are gone; the start's record says so.
+
+        Raises:
+            ConfigurationError, ProofInvalid: what is stored is not what was published. Fails closed.
+        """
+        await asyncio.to_thread(self._check_continues, accept_lost_records)
+        await asyncio.to_thread(self.tree.integrate)
         now = self.clock.now()
         for index, agent, request_id, model in await self.read(trail.open_calls):
             closing = Event(
@@ -138,10 +145,11 @@ class Broker:
             receipt = await self.audit.record(Step((first,), change=change))
             self.policies.use(checked.policies, checked.source, int(str(receipt.result)))
             self.directory.attesters[attesters.REGISTERED_KEYS.name] = attesters.REGISTERED_KEYS
-        started = self._own(Kind.BROKER_STARTED, now, {"policies": self.policies.current.hash, "log_key": self.log_key})
-        await self.audit.record(Step((started,)))
+        remedy = {"policies": self.policies.current.hash, "log_key": self.log_key, **self.untold.remedy()}
+        await self.audit.record(Step((self._own(Kind.BROKER_STARTED, now, remedy),)))
         await asyncio.to_thread(self.tree.integrate)
         self.keys.mark_log_begun()
+        self.untold.told()
 
     async def close(self) -> None:
         """Records the end, brings the tree up to it, and lets go of everything. Nothing is answered any more."""
@@ -158,6 +166,29 @@ class Broker:
             await self.fetching.close()
             self.engine.dispose()
             self.lock.release()
+
+    def _check_continues(self, accept_lost_records: bool) -> None:
+        """Makes sure that the log goes on where it was published, or that the start's record will tell of the loss."""
+        folder = self.settings.storage.data_dir
+        self.tree.check_key()
+        if not self.keys.log_begun:
+            return
+        if self.audit.size == 0:
+            raise ConfigurationError(
+                f"{folder}: the log under these keys has begun, and the database holds none of it; restore the "
+                "database, or begin anew in another folder"
+            )
+        lost = self.tree.lost()
+        if lost is not None and not accept_lost_records:
+            raise ConfigurationError(
+                f"{folder}: {lost}: an older database was put here, or a copy made by hand. Put the newest one back. "
+                "If there is none, `broker serve --accept-lost-records` goes on from here once, and records it: "
+                "whoever kept a newer checkpoint will find that this log contradicts it"
+            )
+        if lost is None and accept_lost_records:
+            raise ConfigurationError(f"{folder}: no records are lost here; start without --accept-lost-records")
+        if lost is not None:
+            self.untold.add({"lost": lost.remedy()})
 
     def _own(self, kind: Kind, now: float, remedy: dict[str, object]) -> Event:
         """An event of the broker's own."""
@@ -246,7 +277,8 @@ def _build(
         if settings.tokens.accept_token_endpoint_audience
         else (settings.issuer,)
     )
-    authenticator = Authenticator(directory, OidcVerifier(fetching, clock), clock, audiences)
+    issuers = OidcVerifier(fetching, clock)
+    authenticator = Authenticator(directory, issuers, clock, audiences)
     verifier = TokenVerifier(rules, keys, directory, replay, clock)
     bounds = CallRules(
         settings.gateway.max_body_bytes, settings.gateway.connect_timeout_s, settings.gateway.first_byte_timeout_s
@@ -259,7 +291,8 @@ def _build(
         lock=lock,
         keys=keys,
         audit=audit,
-        tree=AuditTree(engine, signer),
+        tree=AuditTree(engine, signer, PublishedCheckpoint(settings.storage.data_dir)),
+        untold=Untold(settings.storage.data_dir),
         refusals=refusals,
         directory=directory,
         instances=instances,
@@ -286,6 +319,7 @@ def _build(
         operators=OperatorGate(rules, verifier, policies, prepared, audit, refusals, clock),
         outbound=out,
         fetching=fetching,
+        issuers=issuers,
         log_signer=signer,
     )
 

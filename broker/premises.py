@@ -11,7 +11,7 @@ import os
 import socket
 import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -35,7 +35,7 @@ def check(settings: Settings, now: float) -> None:
     Raises:
         ConfigurationError: names the file or variable, the key, the reason and what to do.
     """
-    for one in CHECKS:
+    for one in NAMED.values():
         one(settings, now)
 
 
@@ -143,7 +143,14 @@ def address(settings: Settings, _now: float = 0.0) -> None:
             ) from error
 
 
-CHECKS: tuple[Check, ...] = (trusted_files, secret_files, authorities, certificate, address, data_folder)
+NAMED: Mapping[str, Check] = {
+    "trusted files": trusted_files,
+    "secret files": secret_files,
+    "authorities": authorities,
+    "TLS": certificate,
+    "address": address,
+    "data folder": data_folder,
+}
 """Everything that is checked before the start, in this order."""
 
 

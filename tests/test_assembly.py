@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -9,7 +11,11 @@ import pytest
 
 from broker import migrations
 from broker.assembly import Broker, assemble
-from broker.errors import BrokerError, ConfigurationError, ProofInvalid
+from broker.audit import trail
+from broker.audit.events import Kind
+from broker.errors import BrokerError, ConfigurationError, ProofInvalid, Unavailable
+from broker.formats import checkpoint
+from broker.formats.note import encode_base64
 from tests.build import running, settings_for
 
 
@@ -47,3 +53,114 @@ async def test_a_record_removed_while_stopped_is_noticed_at_start(tmp_path: Path
         connection.execute("DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)")
     connection.close()
     assert "entries were removed" in await _refused(tmp_path, ProofInvalid)
+
+
+def _copied(data: Path, to: Path) -> None:
+    """Copies the database alone, as by hand."""
+    shutil.copy(data / "broker.db", to)
+
+
+async def _older_database(folder: Path) -> Path:
+    """A data folder whose broker ran twice and whose database is that of the first run; the second was published."""
+    data = await _ran_once(folder)
+    _copied(data, folder / "older.db")
+    await _ran_once(folder)
+    for file in data.glob("broker.db*"):
+        file.unlink()
+    shutil.copy(folder / "older.db", data / "broker.db")
+    return data
+
+
+async def test_an_older_database_beside_newer_checkpoints_is_refused(tmp_path: Path) -> None:
+    """Its own head fits it; the checkpoint that was kept beside it does not, and is left as it is."""
+    kept = await _older_database(tmp_path) / "checkpoint"
+    before = kept.read_text()
+    why = await _refused(tmp_path, ConfigurationError)
+    assert re.search(r"the database holds \d+ records, and checkpoints of \d+ were published", why)
+    assert "--accept-lost-records" in why
+    assert kept.read_text() == before
+
+
+async def test_lost_records_are_accepted_once_and_recorded(tmp_path: Path) -> None:
+    """The start's record names the published size and root; from then on the log goes on as any other."""
+    data = await _older_database(tmp_path)
+    published = checkpoint.parse_unverified((data / "checkpoint").read_text())
+    broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    await broker.start(accept_lost_records=True)
+    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+    await broker.close()
+    lost = started["groups"]["remedy"]["lost"]
+    assert (lost["published"], lost["published_root"]) == (published.size, encode_base64(published.root))
+    assert lost["held"] == started["index"]
+    assert not (data / "untold").exists()
+    await _ran_once(tmp_path)
+
+
+async def test_a_crash_after_accepting_hides_no_loss(tmp_path: Path) -> None:
+    """What was accepted waits on the disk until it is recorded, though the kept checkpoint is a new one by then."""
+    await _older_database(tmp_path)
+    broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    broker._check_continues(True)
+    broker.audit.close()
+    broker.engine.dispose()
+    broker.lock.release()
+    (tmp_path / "data" / "checkpoint").write_text(broker.tree.head())
+    async with running(tmp_path) as run:
+        (started,) = await run.broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+        assert started["groups"]["remedy"]["lost"]["published"] > 0
+
+
+async def test_another_history_of_the_same_length_is_refused(tmp_path: Path) -> None:
+    """A copy that went on by itself elsewhere and came back has enough records, and not those that were published."""
+    data = await _older_database(tmp_path)
+    kept = (data / "checkpoint").read_text()
+    (data / "checkpoint").write_text(_head_of(data))
+    for _ in range(2):
+        await _ran_once(tmp_path)
+    (data / "checkpoint").write_text(kept)
+    assert "are not those of which a checkpoint was published" in await _refused(tmp_path, ConfigurationError)
+
+
+def _head_of(data: Path) -> str:
+    with sqlite3.connect(data / "broker.db") as connection:
+        (note,) = connection.execute("SELECT note FROM log_head").fetchone()
+    connection.close()
+    return str(note)
+
+
+async def test_a_kept_checkpoint_that_is_gone_or_anothers_is_refused(tmp_path: Path) -> None:
+    """Without it nobody can tell whether the database is the newest; another log's says nothing of this one."""
+    data = await _ran_once(tmp_path)
+    kept = (data / "checkpoint").read_text()
+    (data / "checkpoint").unlink()
+    assert "the file `checkpoint` is missing" in await _refused(tmp_path, ConfigurationError)
+    (data / "checkpoint").touch(mode=0o600)
+    (data / "checkpoint").write_text(kept.replace("\n—", "\nx\n—"))
+    assert "is not of this log" in await _refused(tmp_path, ConfigurationError)
+    (data / "checkpoint").write_text(kept)
+    await _ran_once(tmp_path)
+
+
+async def test_losses_are_not_accepted_beforehand(tmp_path: Path) -> None:
+    """The option left in a unit file would accept the next loss unseen: without one it refuses."""
+    await _ran_once(tmp_path)
+    broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    with pytest.raises(ConfigurationError, match="no records are lost here"):
+        await broker.start(accept_lost_records=True)
+    broker.audit.close()
+    broker.engine.dispose()
+    broker.lock.release()
+
+
+async def test_a_checkpoint_that_cannot_be_kept_is_not_published(tmp_path: Path) -> None:
+    """The file comes first: what somebody outside may hold is never newer than what stands beside the database."""
+    async with running(tmp_path) as run:
+        head = run.broker.tree.head()
+        (tmp_path / "data" / "checkpoint.partial").mkdir()
+        await run.broker.sign_in.link("admin")
+        with pytest.raises(Unavailable, match="cannot be written"):
+            run.broker.tree.integrate()
+        assert run.broker.tree.head() == head
+        (tmp_path / "data" / "checkpoint.partial").rmdir()
+        run.broker.tree.integrate()
+        assert run.broker.tree.head() == (tmp_path / "data" / "checkpoint").read_text() != head

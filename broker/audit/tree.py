@@ -1,20 +1,23 @@
 """The Merkle tree over the entries (RFC 6962 §2.1), its checkpoints (C2SP tlog-checkpoint) and its proofs.
 
-Order of integration: the entries are durable (stage) → sign a checkpoint over them → compare-and-swap the head →
-publish. A process that dies anywhere repeats it from the durable entries; there is no other recovery. Subtrees of 256
-leaves (and 256 of those, …) are stored when they are complete and never change: an attacker who can modify them can at
-most make proofs that do not verify.
+Order of integration: the entries are durable (stage) → sign a checkpoint over them → keep it beside the database →
+compare-and-swap the head → publish. A process that dies anywhere repeats it from the durable entries; there is no other
+recovery. Subtrees of 256 leaves (and 256 of those, …) are stored when they are complete and never change: an attacker
+who can modify them can at most make proofs that do not verify.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
 
 from broker.audit.log import stored_size
+from broker.audit.published import Lost, PublishedCheckpoint
 from broker.db.engine import BIG_INTEGER, insert_rows, reading, writing
 from broker.errors import ConfigurationError, NotFound, ProofInvalid, VerificationFailed
-from broker.formats import checkpoint, merkle
+from broker.formats import checkpoint, merkle, note
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteSigner, NoteVerifier
 
@@ -43,17 +46,36 @@ class HeadRow(SQLModel, table=True):
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far integration is behind.
+
+    Args:
+        records: how many entries are stored.
+        covered: how many of them the newest checkpoint covers.
+        newest_covered_at: when the newest of those was made, seconds; None for none.
+        oldest_waiting_at: when the oldest of the others was made, seconds; None for none.
+    """
+
+    records: int
+    covered: int
+    newest_covered_at: float | None
+    oldest_waiting_at: float | None
+
+
 class AuditTree:
     """Integrates entries and proves them.
 
     Args:
         engine: the database that holds the records.
         signer: the log's key; its name is the log's origin.
+        published: keeps each checkpoint beside the database before it is published; None keeps nothing.
     """
 
-    def __init__(self, engine: Engine, signer: NoteSigner) -> None:
+    def __init__(self, engine: Engine, signer: NoteSigner, published: PublishedCheckpoint | None = None) -> None:
         self._engine = engine
         self._signer = signer
+        self._published = published
 
     def check_key(self) -> None:
         """Makes sure that the newest checkpoint is this key's: a log never goes on under another. Call it at start.
@@ -62,14 +84,43 @@ class AuditTree:
             ConfigurationError: it is not.
         """
         with reading(self._engine) as session:
-            _, note = _head(session.connection())
+            _, head = _head(session.connection())
         try:
-            if note is not None:
-                checkpoint.open_signed(note, NoteVerifier.parse(self._signer.vkey))
+            if head is not None:
+                checkpoint.open_signed(head, NoteVerifier.parse(self._signer.vkey))
         except VerificationFailed as error:
             raise ConfigurationError(
                 "the log's last checkpoint is not signed by keys/log.pem; restore the key that the log began with"
             ) from error
+
+    def lost(self) -> Lost | None:
+        """What was published and is not stored any more: an older database was put in place. Call it at start, first.
+
+        Raises:
+            ConfigurationError: the checkpoint that was kept is not of this log.
+            ProofInvalid: the database lacks entries of its own checkpoint.
+        """
+        kept = self._published.read() if self._published is not None else None
+        with reading(self._engine) as session:
+            connection = session.connection()
+            held, (covered, _) = stored_size(connection), _head(connection)
+            if held < covered:
+                raise _removed(held, covered)
+            if kept is None:
+                return Lost(None, "", held)
+            try:
+                newest = checkpoint.open_signed(kept, NoteVerifier.parse(self._signer.vkey))
+            except VerificationFailed as error:
+                raise ConfigurationError(
+                    f"the file `checkpoint` in the data folder is not of this log: {error.detail} Put back the one "
+                    "that belongs to these keys"
+                ) from error
+            hashes = _Hashes(connection)
+            if newest.size <= held:
+                hashes.complete(covered, newest.size)
+                if hashes.hash_of(0, newest.size) == newest.root:
+                    return None
+            return Lost(newest.size, note.encode_base64(newest.root), held)
 
     def integrate(self) -> str | None:
         """Brings the tree up to the durable entries; returns the newest checkpoint, or None for an empty log.
@@ -81,27 +132,35 @@ class AuditTree:
         while True:
             with reading(self._engine) as session:
                 connection = session.connection()
-                old, note = _head(connection)
+                old, head = _head(connection)
                 size = min(stored_size(connection), old + _CHUNK)
                 if size < old:
-                    raise ProofInvalid(
-                        f"the log holds {size} entries but its last checkpoint covers {old}: entries were removed; "
-                        "restore the database from a backup that has them"
-                    )
+                    raise _removed(size, old)
                 if size == old:
-                    return note
+                    return head
                 hashes = _Hashes(connection)
-                if note is not None and hashes.hash_of(0, old) != checkpoint.parse_unverified(note).root:
+                if head is not None and hashes.hash_of(0, old) != checkpoint.parse_unverified(head).root:
                     raise ProofInvalid(
                         f"the first {old} entries are not those of the last checkpoint: entries were replaced; "
                         "restore the database from a backup that has them"
                     )
                 subtrees = hashes.complete(old, size)
                 root = hashes.hash_of(0, size)
-            note = checkpoint.sign(Checkpoint(self._signer.name, size, root), self._signer)
+            signed = checkpoint.sign(Checkpoint(self._signer.name, size, root), self._signer)
+            if self._published is not None:
+                self._published.keep(signed)
             with writing(self._engine) as connection:
-                if _swap(connection, old, size, note):
+                if _swap(connection, old, size, signed):
                     insert_rows(connection, "subtrees", ("level", "n", "hash"), subtrees)
+
+    def backlog(self) -> Backlog:
+        """How far integration is behind the stored entries."""
+        with reading(self._engine) as session:
+            connection = session.connection()
+            covered, _ = _head(connection)
+            rows = connection.exec_driver_sql("SELECT idx, at FROM records WHERE idx IN (?, ?)", (covered - 1, covered))
+            at = {int(idx): float(moment) for idx, moment in rows}
+            return Backlog(stored_size(connection), covered, at.get(covered - 1), at.get(covered))
 
     def head(self) -> str:
         """The newest checkpoint, a signed note.
@@ -110,10 +169,10 @@ class AuditTree:
             NotFound: nothing has been recorded yet.
         """
         with reading(self._engine) as session:
-            _, note = _head(session.connection())
-        if note is None:
+            _, head = _head(session.connection())
+        if head is None:
             raise NotFound("The log has no checkpoint yet. Try again in a second.")
-        return note
+        return head
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """The inclusion proof of entry `index` in the tree of `size` entries (RFC 6962 §2.1.1).
@@ -151,6 +210,18 @@ class AuditTree:
             if not (0 < width <= _SPAN and 0 <= level < 8 and n >= 0 and (n * _SPAN + width) * _SPAN**level <= size):
                 raise NotFound("The tree under the newest checkpoint has no such tile.")
             return b"".join(_Hashes(connection).nodes(level, n * _SPAN, width))
+
+
+def stored_head(connection: Connection) -> str | None:
+    """The newest checkpoint that a database holds, a signed note."""
+    return _head(connection)[1]
+
+
+def _removed(held: int, covered: int) -> ProofInvalid:
+    return ProofInvalid(
+        f"the log holds {held} entries but its last checkpoint covers {covered}: entries were removed; "
+        "restore the database from a backup that has them"
+    )
 
 
 def _head(connection: Connection) -> tuple[int, str | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -14,9 +14,10 @@ from sqlmodel import Field, Session, SQLModel, col, select, update
 
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Receipt, Step
-from broker.changes import effects, second_person
+from broker.changes import effects, reach, second_person
 from broker.changes.account import account
 from broker.changes.plan import Difference, Known, Plan, make
+from broker.changes.reach import Reach
 from broker.clock import Clock
 from broker.db.engine import reading
 from broker.entropy import Entropy
@@ -63,6 +64,7 @@ class Outcome:
         differences: what changes.
         links: one-time sign-in codes of new operators, by name; shown once.
         record: the index of its record, if there is one.
+        reach: what the differences come to.
     """
 
     id: str
@@ -70,6 +72,7 @@ class Outcome:
     differences: tuple[Difference, ...]
     links: dict[str, str]
     record: int | None
+    reach: Reach = field(default_factory=Reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,14 @@ class Changes:
             Conflict: something it touches changed meanwhile; recorded.
         """
         async with self._recording_refusals(by, request_id, but_not=dry_run):
-            alone = not second_person.others(self.policies.current, self.directory.operators.values(), by)
-            plan = await self._plan(document, by, alone=alone)
+            others = second_person.others(self.policies.current, self.directory.operators.values(), by)
+            plan = await self._plan(document, by, alone=not others)
             if not plan.differences:
                 return Outcome(plan.id, "unchanged", (), {}, None)
             if dry_run:
-                return Outcome(plan.id, "checked", plan.differences, {}, None)
-            if plan.widens and not alone:
-                return await self._wait(plan, by=by, request_id=request_id)
+                return Outcome(plan.id, "checked", plan.differences, {}, None, reach.of(plan.differences, plan, others))
+            if plan.widens and others:
+                return await self._wait(plan, others, by=by, request_id=request_id)
             return await self._activate(plan, by=by, approved_by=None, request_id=request_id)
 
     async def approve(self, id: str, *, by: Operator, request_id: str) -> Outcome:
@@ -183,7 +186,7 @@ class Changes:
             return applied
 
         receipt = await self._record(Step((event,), change=change, landed=self._install))
-        return Outcome("", "activated", (difference,), {}, receipt.indices[0])
+        return Outcome("", "activated", (difference,), {}, receipt.indices[0], reach.of((difference,)))
 
     async def _plan(self, document: object, by: Operator | None, *, alone: bool) -> Plan:
         """The plan of a manifest, one that `by` could take back, and that makes nobody another person."""
@@ -236,7 +239,7 @@ class Changes:
             raise NotFound("There is no such proposal.")
         return row
 
-    async def _wait(self, plan: Plan, *, by: Operator, request_id: str) -> Outcome:
+    async def _wait(self, plan: Plan, others: frozenset[str], *, by: Operator, request_id: str) -> Outcome:
         """Keeps a plan for a second admin."""
         row = ProposalRow(
             id=plan.id,
@@ -248,7 +251,8 @@ class Changes:
         )
         event = self._event(Kind.CHANGE_PROPOSED, by, request_id, account(plan))
         receipt = await self._record(Step((event,), change=lambda session: _keep(session, row)))
-        return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0])
+        sum_of_it = reach.of(plan.differences, plan, others)
+        return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0], sum_of_it)
 
     async def _activate(self, plan: Plan, *, by: Operator, approved_by: Operator | None, request_id: str) -> Outcome:
         event = self._event(
@@ -277,7 +281,8 @@ class Changes:
         receipt = await self._record(Step((event, *links), change=change, landed=self._install))
         applied = receipt.result
         assert isinstance(applied, effects.Applied)
-        return Outcome(plan.id, "activated", plan.differences, dict(applied.links), receipt.indices[0])
+        sum_of_it = reach.of(plan.differences, plan)
+        return Outcome(plan.id, "activated", plan.differences, dict(applied.links), receipt.indices[0], sum_of_it)
 
     def _install(self, applied: object) -> None:
         """Takes what is durable into use."""

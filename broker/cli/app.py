@@ -5,7 +5,9 @@ from __future__ import annotations
 import typer
 
 from broker.cli import agents, apply, attesters, audit, keys, policy
+from broker.cli.backup import backup, restore
 from broker.cli.demo import demo
+from broker.cli.doctor import doctor
 from broker.cli.login import login
 from broker.cli.serve import serve
 
@@ -19,6 +21,9 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(demo)
 app.command()(login)
+app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 for name, commands in (
     ("apply", apply.commands),
     ("agents", agents.commands),

@@ -34,6 +34,7 @@ Once there are two admins, one proposes what widens access and another approves 
 Examples:
 
     broker apply -f broker.yaml --dry-run
+    broker apply -f broker.yaml --dry-run --fail-on-difference
     broker apply -f agents.yaml -f endpoints.yaml
     render-manifest | broker apply -f -
     broker apply approve 3f9a1c
@@ -63,15 +64,25 @@ def apply(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check, show the difference, and change nothing.")] = False,
+    fail_on_difference: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-difference", help="With --dry-run: exit code 1 if there is one, to notice drift in CI."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Proposes what manifests describe."""
     if context.invoked_subcommand is not None:
-        if file or dry_run or json:
+        if file or dry_run or fail_on_difference or json:
             raise typer.BadParameter(f"write options after `{context.invoked_subcommand}`; -f does not go with it")
         return
     if not file:
         raise typer.BadParameter("name a manifest, such as -f broker.yaml; - reads standard input", param_hint="--file")
+    if fail_on_difference and not dry_run:
+        raise typer.BadParameter(
+            "it goes with --dry-run: what was applied is no drift", param_hint="--fail-on-difference"
+        )
     with refusing(json):
         from broker.cli import outcomes
         from broker.cli.api import Api
@@ -80,6 +91,8 @@ def apply(
         with Api() as api:
             outcome = api.post("/changes", document, dry_run=dry_run)
         outcomes.show(outcome, json=json)
+        if fail_on_difference and outcome["status"] == "checked":
+            raise typer.Exit(1)
 
 
 @commands.command()
@@ -145,7 +158,7 @@ def review(id: Id, json: Json = False) -> None:
         if json:
             print_json(found)
             return
-        differences.show(found["differences"])
+        differences.show(found["differences"], found["reach"], whole=True)
         say(f"Proposed by {found['proposed_by']} at {utc(found['proposed_at'])}.")
         if found["stale"]:
             why = "what it touches has changed, or its proposer may not propose any more"

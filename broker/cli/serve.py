@@ -18,6 +18,12 @@ def serve(
     sign_in_link: Annotated[
         str | None, typer.Option(metavar="NAME", help="Print a one-time sign-in link for this operator.")
     ] = None,
+    accept_lost_records: Annotated[
+        bool,
+        typer.Option(
+            "--accept-lost-records", help="Go on from an older database, once; a record tells auditors. Ask them first."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Runs the broker on embedded storage; without any configuration on http://127.0.0.1:8420.
@@ -32,4 +38,4 @@ def serve(
         from broker.settings import load
 
         chosen = load(config, server__host=host, server__port=port, storage__data_dir=data_dir)
-        server.run(chosen, sign_in_link=sign_in_link, json=json)
+        server.run(chosen, sign_in_link=sign_in_link, accept_lost_records=accept_lost_records, json=json)

@@ -30,12 +30,13 @@ def _stopped(_signal: int, _frame: object) -> NoReturn:
     raise SystemExit(0)
 
 
-def run(settings: Settings, *, sign_in_link: str | None, json: bool) -> None:
+def run(settings: Settings, *, sign_in_link: str | None, json: bool, accept_lost_records: bool = False) -> None:
     """Serves until a signal ends it.
 
     Args:
         settings: how.
         sign_in_link: the operator for whom a one-time link is printed; nobody, once an admin can sign in.
+        accept_lost_records: go on although records that were published are gone.
         json: say on standard output, in one line of JSON, that it answers.
 
     Raises:
@@ -47,7 +48,7 @@ def run(settings: Settings, *, sign_in_link: str | None, json: bool) -> None:
     logging.getLogger("alembic").setLevel(max(logging.WARNING, logging.root.level))
     logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every stranger's garbage
     broker = assemble(settings, prepare=migrations.upgrade)
-    server = _Server(broker, sign_in_link=sign_in_link, json=json)
+    server = _Server(broker, sign_in_link=sign_in_link, accept_lost_records=accept_lost_records, json=json)
     for told in (signal.SIGTERM, signal.SIGINT):
         signal.signal(told, _stopped)  # uvicorn stops in good order, and raises the signal again at the end
     try:
@@ -62,12 +63,12 @@ def run(settings: Settings, *, sign_in_link: str | None, json: bool) -> None:
 class _Server(uvicorn.Server):
     """Greets once it listens, and keeps the reason why it could not start."""
 
-    def __init__(self, broker: Broker, *, sign_in_link: str | None, json: bool) -> None:
+    def __init__(self, broker: Broker, *, sign_in_link: str | None, accept_lost_records: bool, json: bool) -> None:
         self._broker = broker
         self._sign_in_link = sign_in_link
         self._json = json
         self.failure: BrokerError | None = None
-        super().__init__(_uvicorn(broker, self))
+        super().__init__(_uvicorn(broker, self, accept_lost_records=accept_lost_records))
         logging.getLogger("uvicorn.error").addFilter(self._explain)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -87,13 +88,13 @@ class _Server(uvicorn.Server):
         return self.failure is None
 
 
-def _uvicorn(broker: Broker, server: _Server) -> uvicorn.Config:
+def _uvicorn(broker: Broker, server: _Server, *, accept_lost_records: bool) -> uvicorn.Config:
     chosen = broker.settings.server
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
         try:
-            await broker.start()
+            await broker.start(accept_lost_records=accept_lost_records)
         except BrokerError as error:
             server.failure = error
             raise

@@ -196,6 +196,32 @@ class Outbound:
         finally:
             _leave(response)
 
+    async def reach(self, url: str, *, timeout_s: float = 5.0) -> str:
+        """Connects to where a URL is, with TLS for https, and hangs up without a word; gives the address.
+
+        Raises:
+            OutboundRefused: the guard refuses the URL or its addresses.
+            OutboundFailed: nobody answers, or whoever does shows no certificate that is trusted.
+        """
+        target = self._guard.admit(url)
+        where, host, port = where_of(target), target.raw_host or "", target.port or 0
+        tls = self._tls if target.scheme == "https" else None
+        try:
+            async with asyncio.timeout(timeout_s):
+                address = (await self._guard.addresses(host, port))[0]
+                name = host if tls is not None else None
+                _, writer = await asyncio.open_connection(address, port, ssl=tls, server_hostname=name)
+        except TimeoutError:
+            raise OutboundFailed(f"{where} could not be reached in time.", reason="outbound_unreachable") from None
+        except ssl.SSLError as error:
+            why = getattr(error, "verify_message", "") or error.reason or "TLS failed"
+            raise OutboundFailed(f"{where} is not trusted: {why}.", reason="outbound_unreachable") from error
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            raise OutboundFailed(f"{where} could not be reached: {why}.", reason="outbound_unreachable") from error
+        writer.transport.abort()
+        return address
+
     async def close(self) -> None:
         """Closes every connection."""
         if self._session is not None:

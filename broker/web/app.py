@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from broker.assembly import Broker
 from broker.errors import BrokerError, InvalidRequest
 from broker.gateway.wires import WIRES
+from broker.health.running import Examination
 from broker.web import api, asgi, errors, gateway, oauth
 from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
 from broker.web.log import public_log
@@ -93,6 +94,7 @@ def _fastapi(broker: Broker, running: Running) -> FastAPI:
         redirect_slashes=False,  # a redirect would send the client to whatever the Host header says
     )
     app.state.broker = broker
+    app.state.examination = Examination(broker)
     app.include_router(api.router())
 
     def response_of(answer: errors.Shown) -> Response:

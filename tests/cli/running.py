@@ -90,11 +90,11 @@ def run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 
 @contextmanager
-def broker_process(folder: Path) -> Iterator[BrokerProcess]:
+def broker_process(folder: Path, *options: str) -> Iterator[BrokerProcess]:
     """Runs `broker serve` until the block ends; it says in a line of JSON when it is ready."""
     folder.mkdir(parents=True, exist_ok=True)
     data_dir = folder / "data"
-    command = [PROGRAM, "serve", "--json", "--port", str(free_port()), "--data-dir", str(data_dir)]
+    command = [PROGRAM, "serve", "--json", "--port", str(free_port()), "--data-dir", str(data_dir), *options]
     with (
         (folder / "log.txt").open("w") as log,
         subprocess.Popen(

@@ -48,6 +48,21 @@ class _Fetched:
     tried_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What an issuer answered when it was asked.
+
+    Args:
+        keys: how many of its keys can be used.
+        date: its clock, as its `Date` header has it (RFC 9110 §6.6.1); empty if it has none.
+        used_age_s: how old the keys are that evidence is checked with now; None if there are none yet.
+    """
+
+    keys: int
+    date: str
+    used_age_s: float | None
+
+
 class OidcVerifier:
     """Verifies identity tokens, and keeps the keys of their issuers.
 
@@ -97,7 +112,7 @@ class OidcVerifier:
 
         While somebody asks, the keys we have serve everybody else: a slow issuer holds up nobody.
         """
-        source = f"{attester.issuer} {attester.jwks_uri}"
+        source = _source(attester)
         lock = self._locks.setdefault(source, asyncio.Lock())
         known = self._fetched.get(source)
         if known is not None and not fresh:
@@ -112,12 +127,24 @@ class OidcVerifier:
                 return _usable(known, now)
             known.tried_at = now
             try:
-                known.keys, known.at = await self._fetch(attester), now
+                (known.keys, _), known.at = await self._fetch(attester), now
             except (OutboundFailed, OutboundRefused) as error:
                 log.warning("the keys of the attester %s cannot be fetched: %s", attester.name, error.detail)
             return _usable(known, now)
 
-    async def _fetch(self, attester: Attester) -> tuple[PublicKey, ...]:
+    async def ask(self, attester: Attester) -> Answered:
+        """Asks an issuer for its keys now, for those who look whether it answers; what is in use stays as it is.
+
+        Raises:
+            OutboundRefused, OutboundFailed: it cannot be asked, or does not answer with keys.
+        """
+        keys, headers = await self._fetch(attester)
+        known = self._fetched.get(_source(attester))
+        used = known.at if known is not None and known.keys else None
+        return Answered(len(keys), headers.get("date", ""), None if used is None else self._clock.monotonic() - used)
+
+    async def _fetch(self, attester: Attester) -> tuple[tuple[PublicKey, ...], dict[str, str]]:
+        """The issuer's keys as it publishes them, and the headers of that answer."""
         jwks_uri = attester.jwks_uri
         if not jwks_uri:
             url = attester.issuer.rstrip("/") + "/.well-known/openid-configuration"
@@ -126,7 +153,7 @@ class OidcVerifier:
             if not isinstance(document, Mapping) or document.get("issuer") != attester.issuer:
                 raise OutboundFailed(f"{url} names another issuer than {attester.issuer}.")
             jwks_uri = str(document.get("jwks_uri", ""))
-        document, _ = await self._outbound.fetch_json(jwks_uri)
+        document, headers = await self._outbound.fetch_json(jwks_uri)
         if not isinstance(document, Mapping):
             raise OutboundFailed(f"{jwks_uri} holds no JWK Set.")
         try:
@@ -135,7 +162,11 @@ class OidcVerifier:
             raise OutboundFailed(f"{jwks_uri}: {error.detail}") from error
         if not keys:
             raise OutboundFailed(f"{jwks_uri} holds no key that can be used.")
-        return keys
+        return keys, headers
+
+
+def _source(attester: Attester) -> str:
+    return f"{attester.issuer} {attester.jwks_uri}"
 
 
 def _usable(known: _Fetched, now: float) -> tuple[PublicKey, ...]:

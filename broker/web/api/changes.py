@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.changes import proposals
+from broker.changes import proposals, reach
 from broker.changes.plan import Difference
 from broker.changes.proposals import Outcome
 from broker.web.api.access import Approver, Container, Proposer, Reader, RequestId, TheBroker
@@ -73,6 +74,7 @@ async def show_change(broker: TheBroker, _me: Reader, id: str) -> dict[str, Any]
         "stale": plan is None and proposal.status == "pending",
         "manifest": proposal.manifest,
         "differences": _described(plan.differences) if plan is not None else [],
+        "reach": asdict(reach.of(plan.differences, plan)) if plan is not None else None,
     }
 
 
@@ -108,5 +110,6 @@ def _shown(issuer: str, outcome: Outcome) -> dict[str, Any]:
         "status": outcome.status,
         "record": outcome.record,
         "differences": _described(outcome.differences),
+        "reach": asdict(outcome.reach),
         "sign_in_links": {name: f"{issuer}/login#{code}" for name, code in outcome.links.items()},
     }
