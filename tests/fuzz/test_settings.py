@@ -19,17 +19,67 @@ from tests.fuzz.mutations import damaged_text
 from tests.fuzz.outcome import SECRET, effort
 
 VALUES: Mapping[str, Any] = {
-    "server.host": "127.0.0.1", "server.port": 8420, "server.public_url": "https://b.example",
-    "server.trusted_proxy": "127.0.0.2", "storage.data_dir": "data", "storage.reserve_mb": 32,
-    "storage.commit_timeout_s": 0.9, "tokens.lifetime_s": 300, "tokens.dpop_window_s": 60,
-    "tokens.require_dpop_nonce": True, "outgoing.allow": ["127.0.0.1:8080", "[::1]:80"], "gateway.max_body_bytes": 65536,
-    "secrets.openai.env": "OPENAI_KEY", "secrets.openai.origins": ["https://api.openai.com"], "log_level": "info",
-}  # fmt: skip
+    "server.host": "127.0.0.1",
+    "server.port": 8420,
+    "server.public_url": "https://b.example",
+    "server.trusted_proxy": "127.0.0.2",
+    "storage.data_dir": "data",
+    "storage.reserve_mb": 32,
+    "storage.commit_timeout_s": 0.9,
+    "tokens.lifetime_s": 300,
+    "tokens.dpop_window_s": 60,
+    "tokens.require_dpop_nonce": True,
+    "outgoing.allow": ["127.0.0.1:8080", "[::1]:80"],
+    "gateway.max_body_bytes": 65536,
+    "secrets.openai.env": "OPENAI_KEY",
+    "secrets.openai.origins": ["https://api.openai.com"],
+    "log_level": "info",
+}
 ODD = st.sampled_from(
-    [None, True, False, 0, -1, 1, 65536, 2**70, 0.5, "nan", "inf", "-inf", 1e300, "", " ", "x", "é", "\x01", "info", "127.0.0.1",
-     "::1", "[::1]", "0.0.0.0", "https://B.example", "http://b.example", "https://b.example/", "https://u@b.example",
-     "https://b.example:443", "http://[::1", "b.example:²", "*:1", "h:0", ":1", "../x", "/", "~", [], [1], ["x"], {}, {"a": 1}]
-)  # fmt: skip
+    [
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        65536,
+        2**70,
+        0.5,
+        "nan",
+        "inf",
+        "-inf",
+        1e300,
+        "",
+        " ",
+        "x",
+        "é",
+        "\x01",
+        "info",
+        "127.0.0.1",
+        "::1",
+        "[::1]",
+        "0.0.0.0",
+        "https://B.example",
+        "http://b.example",
+        "https://b.example/",
+        "https://u@b.example",
+        "https://b.example:443",
+        "http://[::1",
+        "b.example:²",
+        "*:1",
+        "h:0",
+        ":1",
+        "../x",
+        "/",
+        "~",
+        [],
+        [1],
+        ["x"],
+        {},
+        {"a": 1},
+    ]
+)
 NAMES = st.sampled_from(
     [*VALUES, "server", "secrets", "secrets.x", "secrets.openai.file", "more", "server.more", "SERVER.PORT"]
 )
@@ -56,10 +106,11 @@ def files(draw: st.DrawFn) -> str:
 
 
 VARIABLES = st.dictionaries(
-    NAMES.map(lambda name: "BROKER_" + name.upper().replace(".", "__")) | st.sampled_from(["BROKER_", "BROKER___", "BROKER_SERVER__", "BROKER__PORT"]),
+    NAMES.map(lambda name: "BROKER_" + name.upper().replace(".", "__"))
+    | st.sampled_from(["BROKER_", "BROKER___", "BROKER_SERVER__", "BROKER__PORT"]),
     ODD.filter(lambda value: "\x00" not in str(value)).map(lambda value: str(value) if value is not None else ""),
     max_size=2,
-)  # fmt: skip
+)
 
 
 def _loaded(text: str | None, variables: Mapping[str, str], **overrides: Any) -> Settings | ConfigurationError:
