@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from sqlalchemy import Engine
@@ -15,6 +16,8 @@ from broker import premises
 from broker.audit import trail
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
+from broker.audit.log_keys import LogKeys
+from broker.audit.log_rotation import LogRotation
 from broker.audit.published import PublishedCheckpoint
 from broker.audit.refusals import RefusalCounter
 from broker.audit.tree import AuditTree
@@ -27,8 +30,7 @@ from broker.db.lock import FolderLock
 from broker.db.reserve import DiskReserve
 from broker.db.writer import no_probe
 from broker.entropy import Entropy, new_id, system_entropy
-from broker.errors import ConfigurationError
-from broker.formats.note import NoteSigner
+from broker.errors import ConfigurationError, Malformed
 from broker.gateway.calls import CallRules, Gateway
 from broker.gateway.endpoints import Catalogue
 from broker.gateway.upstream import ProviderKey, ProviderKeys
@@ -37,7 +39,7 @@ from broker.identity import attesters
 from broker.identity.attesters.oidc import OidcVerifier
 from broker.identity.directory import Directory
 from broker.identity.instances import Instances
-from broker.keys import KeyRing
+from broker.keys import KeyRing, Unlock
 from broker.outbound import Outbound
 from broker.policy import active
 from broker.policy.active import ActivePolicies
@@ -51,11 +53,13 @@ from broker.tokens.issue import Audience, TokenRules
 from broker.tokens.operate import OperatorGate
 from broker.tokens.replay import ReplayMemory
 from broker.tokens.sign_in import SignIn
+from broker.tokens.signing_keys import Schedule, SigningKeys
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_DAY_S = 86_400.0
 _FETCHES = 32
 """Connections to issuers at once."""
 
@@ -87,12 +91,14 @@ class Broker:
     outbound: Outbound
     fetching: Outbound
     issuers: OidcVerifier
-    log_signer: NoteSigner
+    signing_keys: SigningKeys
+    log_keys: LogKeys
+    log_rotation: LogRotation
 
     @property
     def log_key(self) -> str:
-        """The log's public key as auditors pin it (C2SP signed-note verifier key)."""
-        return self.log_signer.vkey
+        """The log's public key as auditors pin it now (C2SP signed-note verifier key)."""
+        return self.log_keys.vkey
 
     def new_request_id(self) -> str:
         """Names one request in every record that it leaves."""
@@ -116,6 +122,7 @@ class Broker:
         Raises:
             ConfigurationError, ProofInvalid: what is stored is not what was published. Fails closed.
         """
+        self.log_rotation.load()
         await asyncio.to_thread(self._check_continues, accept_lost_records)
         await asyncio.to_thread(self.tree.integrate)
         now = self.clock.now()
@@ -145,6 +152,7 @@ class Broker:
             receipt = await self.audit.record(Step((first,), change=change))
             self.policies.use(checked.policies, checked.source, int(str(receipt.result)))
             self.directory.attesters[attesters.REGISTERED_KEYS.name] = attesters.REGISTERED_KEYS
+        await self.signing_keys.start()
         remedy = {"policies": self.policies.current.hash, "log_key": self.log_key, **self.untold.remedy()}
         await self.audit.record(Step((self._own(Kind.BROKER_STARTED, now, remedy),)))
         await asyncio.to_thread(self.tree.integrate)
@@ -228,7 +236,7 @@ def assemble(
     lock = FolderLock(data_dir)
     try:
         first = not (data_dir / DATABASE).exists()
-        keys = KeyRing(data_dir / "keys", entropy, log_origin=_log_origin(settings.issuer), make=first)
+        keys = open_keys(settings, entropy, make=first)
         engine = open_engine(sqlite_url(data_dir))
         prepare(engine)
         audit = AuditLog(
@@ -263,7 +271,9 @@ def _build(
     outbound: Outbound | None,
 ) -> Broker:
     rules = _token_rules(settings)
-    signer = NoteSigner(keys.log_origin, keys.log_key)
+    log_keys = LogKeys(keys.log_signers, keys.first_log_signer)
+    tree = AuditTree(engine, log_keys, PublishedCheckpoint(settings.storage.data_dir))
+    schedule = Schedule(settings.keys.algorithm, settings.keys.rotation_days * _DAY_S, settings.tokens.lifetime_s)
     out = outbound or Outbound(settings.outgoing.exceptions(), extra_ca_file=settings.outgoing.ca_file)
     # Doors apart: calls that wait for providers take no connection from the fetching of issuers' keys.
     fetching = outbound or Outbound(
@@ -291,7 +301,7 @@ def _build(
         lock=lock,
         keys=keys,
         audit=audit,
-        tree=AuditTree(engine, signer, PublishedCheckpoint(settings.storage.data_dir)),
+        tree=tree,
         untold=Untold(settings.storage.data_dir),
         refusals=refusals,
         directory=directory,
@@ -320,8 +330,50 @@ def _build(
         outbound=out,
         fetching=fetching,
         issuers=issuers,
-        log_signer=signer,
+        signing_keys=SigningKeys(engine, keys, audit, schedule, clock, entropy),
+        log_keys=log_keys,
+        log_rotation=LogRotation(
+            engine, keys, log_keys, tree, audit, clock, entropy, overlap_s=settings.keys.log_overlap_days * _DAY_S
+        ),
     )
+
+
+def open_keys(settings: Settings, entropy: Entropy, *, make: bool, folder: Path | None = None) -> KeyRing:
+    """The broker's own keys, opened as the configuration says.
+
+    Args:
+        settings: where they are, and what opens them.
+        entropy: makes new ones.
+        make: whether missing ones may be made.
+        folder: where they are if not in the data folder.
+
+    Raises:
+        ConfigurationError: they are missing, not the owner's alone, or do not open.
+    """
+    return KeyRing(
+        folder or settings.storage.data_dir / "keys",
+        entropy,
+        log_origin=_log_origin(settings.issuer),
+        make=make,
+        unlock=unlock(settings),
+        algorithm=settings.keys.algorithm,
+    )
+
+
+def unlock(settings: Settings) -> Unlock | None:
+    """What opens the sealed keys, as the configuration names it; None if it names nothing.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is too short.
+    """
+    found = settings.sealing()
+    if found is None:
+        return None
+    kind, secret = found
+    try:
+        return Unlock(kind, secret.get_secret_value())
+    except Malformed as error:
+        raise settings.refusal("keys", error.detail) from error
 
 
 def _token_rules(settings: Settings) -> TokenRules:

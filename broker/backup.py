@@ -21,15 +21,18 @@ from typing import Any
 import orjson
 
 from broker.audit import published, untold
+from broker.audit.log_keys import LogKeys
 from broker.audit.recheck import Rechecked, recheck
 from broker.db.copy import check_integrity, copy_database, open_copy
-from broker.db.engine import DATABASE
+from broker.db.engine import DATABASE, reading
 from broker.db.writer import no_probe
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, Malformed, ProofInvalid
+from broker.files import replace_private, sync_folder
 from broker.formats import canonical_json, note
-from broker.formats.note import NoteSigner, NoteVerifier
-from broker.keys import KeyRing
+from broker.formats.note import NoteVerifier
+from broker.keys import KeyRing, Unlock
+from broker.tokens import signing_keys
 
 KEYS = "keys"
 MANIFEST = "manifest.json"
@@ -85,6 +88,7 @@ def make(
     now: float,
     configuration: str = "",
     secrets: tuple[str, ...] = (),
+    unlock: Unlock | None = None,
     probe: Probe = no_probe,
 ) -> Backup:
     """Copies a data folder, of a broker that runs or not, and checks the copy.
@@ -98,6 +102,7 @@ def make(
         now: seconds since the epoch.
         configuration: the configuration's file, which is named in the manifest and not copied.
         secrets: the names of the secrets that it names.
+        unlock: what opens the keys, if they are sealed; they stay sealed in the backup.
         probe: a test seam: called with "database", "looking again", "keys", "manifest" and "checked".
 
     Raises:
@@ -111,11 +116,10 @@ def make(
     probe("database")
     _copy_keys(data_dir / KEYS, partial / KEYS, probe)
     probe("keys")
-    keys = _opened_keys(partial)
     manifest = {
         "version": _VERSION,
         "made_at_ms": int(now * 1000),
-        "log_key": NoteSigner(keys.log_origin, keys.log_key).vkey,
+        "log_key": _log_key(partial, unlock),
         "configuration": configuration,
         "secrets": list(secrets),
         "files": {
@@ -123,19 +127,23 @@ def make(
             for name, path in sorted(_files(partial).items())
         },
     }
-    _write(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
+    replace_private(partial / MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2))
     probe("manifest")
-    made = verify(partial)
+    made = verify(partial, unlock)
     probe("checked")
     _finish(partial, target)
     return Backup(target, made.manifest, made.checked)
 
 
-def verify(folder: Path) -> Backup:
+def verify(folder: Path, unlock: Unlock | None = None) -> Backup:
     """Checks a backup whole: files, keys, database, and the log from its records up to its checkpoint.
 
     That shows that it is what was written, and fits together. Who could change the backup could also make another; for
     that, compare the checkpoint with one that was kept elsewhere.
+
+    Args:
+        folder: the backup.
+        unlock: what opens its keys, if they are sealed.
 
     Raises:
         ProofInvalid, ConfigurationError, Malformed: the text says what does not fit.
@@ -150,8 +158,7 @@ def verify(folder: Path) -> Backup:
     for name, path in found.items():
         if {"bytes": path.stat().st_size, "sha256": _digest(path)} != manifest["files"][name]:
             raise ProofInvalid(f"{path}: is not what was written: its bytes were changed or lost.")
-    keys = _opened_keys(folder)
-    vkey = NoteSigner(keys.log_origin, keys.log_key).vkey
+    vkey = _log_key(folder, unlock)
     if vkey != manifest["log_key"]:
         raise ProofInvalid(f"{folder / KEYS}: holds the log's key {vkey}, and the manifest names another.")
     engine = open_copy(folder / DATABASE)
@@ -162,19 +169,20 @@ def verify(folder: Path) -> Backup:
         engine.dispose()
 
 
-def restore(folder: Path, target: Path, *, now: float, probe: Probe = no_probe) -> Backup:
+def restore(folder: Path, target: Path, *, now: float, unlock: Unlock | None = None, probe: Probe = no_probe) -> Backup:
     """Checks a backup, and makes a data folder of it. Its broker's first start records that, and up to where it went.
 
     Args:
         folder: a backup.
         target: the new data folder: not there yet, or empty.
         now: seconds since the epoch.
+        unlock: what opens its keys, if they are sealed.
         probe: a test seam: called with "checked", "copied" and "noted".
 
     Raises:
         As `verify`; BackupRefused: the target holds something, or there is no room.
     """
-    backup = verify(folder)
+    backup = verify(folder, unlock)
     probe("checked")
     partial = _begin(target, _size_of(folder))
     for name, path in _files(folder).items():
@@ -184,7 +192,7 @@ def restore(folder: Path, target: Path, *, now: float, probe: Probe = no_probe) 
                 raise ProofInvalid(f"{path}: changed while it was copied.")
     probe("copied")
     head = backup.checked.head
-    _write(partial / published.FILE, backup.checked.note.encode())
+    replace_private(partial / published.FILE, backup.checked.note.encode())
     restored = {
         "size": head.size,
         "root": note.encode_base64(head.root),
@@ -192,7 +200,7 @@ def restore(folder: Path, target: Path, *, now: float, probe: Probe = no_probe) 
         "backup_at_ms": backup.manifest["made_at_ms"],
         "restored_at_ms": int(now * 1000),
     }
-    _write(partial / untold.FILE, orjson.dumps({"restored": restored}))
+    replace_private(partial / untold.FILE, orjson.dumps({"restored": restored}))
     probe("noted")
     _finish(partial, target)
     return backup
@@ -219,12 +227,12 @@ def _begin(target: Path, size: int) -> Path:
 def _finish(partial: Path, target: Path) -> None:
     """Gives what is whole its name, durably; refuses to take the place of anything that has come meanwhile."""
     for folder in (partial / KEYS, partial):
-        _sync(folder)
+        sync_folder(folder)
     try:
         partial.rename(target)
     except OSError as error:
         raise BackupRefused(f"{target}: cannot be made of {partial}: {error.strerror}") from error
-    _sync(target.parent)
+    sync_folder(target.parent)
 
 
 def _copy_keys(source: Path, target: Path, probe: Probe) -> None:
@@ -247,8 +255,18 @@ def _copy_keys(source: Path, target: Path, probe: Probe) -> None:
     raise BackupRefused(f"{source}: changes all the time; make the backup when nobody replaces keys")
 
 
-def _opened_keys(folder: Path) -> KeyRing:
-    return KeyRing(folder / KEYS, system_entropy, log_origin="", make=False)
+def _log_key(folder: Path, unlock: Unlock | None) -> str:
+    """What verifiers of the log pin, once every key that the database speaks of is found and opened."""
+    ring = KeyRing(folder / KEYS, system_entropy, log_origin="", make=False, unlock=unlock)
+    engine = open_copy(folder / DATABASE)
+    try:
+        with reading(engine) as session:
+            lives = signing_keys.stored(session)
+            if lives:
+                signing_keys.show(lives, ring)
+            return LogKeys(ring.log_signers, ring.first_log_signer).signing(session.connection())[0].vkey
+    finally:
+        engine.dispose()
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
@@ -296,15 +314,3 @@ def _copy(source: Path, target: Path) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    published.replace_durably(path, data)
-
-
-def _sync(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)

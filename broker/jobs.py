@@ -1,4 +1,4 @@
-"""Periodic work: integrate the tree, write counted refusals, settle what is owed, prune what has ended."""
+"""Periodic work: integrate the tree, write counted refusals, settle what is owed, prune, let keys follow each other."""
 
 from __future__ import annotations
 
@@ -53,7 +53,19 @@ async def prune(broker: Broker) -> None:
     await asyncio.to_thread(broker.instances.prune, now)
 
 
-SCHEDULE: tuple[tuple[float, Job], ...] = ((0.5, integrate), (1.0, settle), (5.0, write_refusals), (60.0, prune))
+async def rotate_keys(broker: Broker) -> None:
+    """Does what is due in the lives of the broker's own keys."""
+    await broker.signing_keys.advance()
+    await broker.log_rotation.advance()
+
+
+SCHEDULE: tuple[tuple[float, Job], ...] = (
+    (0.5, integrate),
+    (1.0, settle),
+    (5.0, write_refusals),
+    (30.0, rotate_keys),
+    (60.0, prune),
+)
 """Every job with its period in seconds."""
 
 

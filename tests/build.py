@@ -26,7 +26,7 @@ from broker.demo.platform import StandInPlatform
 from broker.demo.provider import StandInProvider
 from broker.entropy import new_id, system_entropy
 from broker.formats import dpop, jwk
-from broker.settings import Gateway, Outgoing, Secret, Server, Settings, Storage, Tokens
+from broker.settings import Gateway, Keys, Outgoing, Secret, Server, Settings, Storage, Tokens
 from broker.web.app import App
 from broker.web.protocol import BoundedProtocol
 from tests.check_log import check_public_log
@@ -66,6 +66,7 @@ def settings_for(
     tokens: Tokens | None = None,
     gateway: Gateway | None = None,
     storage: Mapping[str, Any] | None = None,
+    keys: Keys | None = None,
 ) -> Settings:
     """Settings for a broker in `folder` on loopback."""
     return Settings(
@@ -75,6 +76,7 @@ def settings_for(
         secrets=dict(secrets or {}),
         tokens=tokens or Tokens(),
         gateway=gateway or Gateway(),
+        keys=keys or Keys(),
     )
 
 

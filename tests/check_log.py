@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import orjson
 
-from broker.formats import checkpoint, merkle, record
+from broker.formats import checkpoint, merkle, record, succession
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 
@@ -21,13 +21,18 @@ async def check_public_log(
 
     Args:
         fetch: gets a public path.
-        vkey: the pinned key of the log.
+        vkey: a pinned key of the log; the statements that it publishes are followed.
         entries: for every index the entry, its commitments and its stored groups, as the auditor's role may read them.
         kept: the checkpoint kept from the last time.
     """
     pinned = NoteVerifier.parse(vkey)
+    successions = orjson.loads(await fetch("/log/keys"))["successions"]
+
+    def opened(signed: str) -> checkpoint.Checkpoint:
+        return checkpoint.open_signed(signed, succession.key_for(signed, pinned, successions))
+
     note = (await fetch("/log/checkpoint")).decode()
-    head = checkpoint.open_signed(note, pinned)
+    head = opened(note)
     assert head.size == len(entries), f"the checkpoint covers {head.size} of {len(entries)} entries"
     leaves = await _level(fetch, 0, head.size)
     assert merkle.root_of(leaves) == head.root, "the tiles do not hash to the checkpoint's root"
@@ -41,8 +46,10 @@ async def check_public_log(
         disclosed = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
         record.verify_groups(fields.root, commitments, disclosed)
     if kept is not None:
-        old = checkpoint.open_signed(kept, pinned)
+        old = opened(kept)
         assert merkle.root_of(leaves[: old.size]) == old.root, "the log is not a continuation of the one kept"
+    for said in map(succession.open_signed, successions):
+        assert merkle.root_of(leaves[: said.size]) == said.root, "the log does not continue the tree of a succession"
     return note
 
 

@@ -25,9 +25,10 @@ from broker.backup import BackupRefused
 from broker.db.copy import copy_database
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, ConfigurationError, ProofInvalid, Unavailable
+from broker.files import write_private
 from broker.formats import checkpoint
 from broker.formats.note import NoteVerifier, encode_base64
-from broker.keys import KeyRing, write_private
+from broker.keys import KeyRing
 from tests.build import Running, running, settings_for
 
 _NOW = 1_800_000_000.0

@@ -164,6 +164,6 @@ async def test_an_error_in_the_block_is_not_swallowed(broker: Broker) -> None:
 def test_every_job_is_on_the_schedule() -> None:
     """Nothing that must happen from time to time is forgotten; the checkpoint comes at least every second."""
     periods = {job.__name__: period for period, job in jobs.SCHEDULE}
-    assert set(periods) == {"integrate", "settle", "write_refusals", "prune"}
+    assert set(periods) == {"integrate", "settle", "write_refusals", "prune", "rotate_keys"}
     assert periods["integrate"] <= 1
     assert periods["settle"] <= 1

@@ -33,6 +33,11 @@ class Kind(StrEnum):
     CHANGE_REFUSED = "ChangeRefused"
     CHANGE_ACTIVATED = "ChangeActivated"
     CHANGE_ABANDONED = "ChangeAbandoned"
+    KEY_PUBLISHED = "KeyPublished"
+    KEY_IN_USE = "KeyInUse"
+    KEY_ENDED = "KeyEnded"
+    LOG_KEY_ROTATED = "LogKeyRotated"
+    LOG_KEY_ENDED = "LogKeyEnded"
     LINK_ISSUED = "LinkIssued"
     OPERATOR_SIGNED_IN = "OperatorSignedIn"
     OPERATOR_REFUSED = "OperatorRefused"
@@ -44,6 +49,11 @@ ABANDONED: Mapping[Kind, Kind] = {
     Kind.CHANGE_ACTIVATED: Kind.CHANGE_ABANDONED,
     Kind.CHANGE_PROPOSED: Kind.CHANGE_ABANDONED,
     Kind.AGENT_CONTAINED: Kind.CHANGE_ABANDONED,
+    Kind.KEY_PUBLISHED: Kind.CHANGE_ABANDONED,
+    Kind.KEY_IN_USE: Kind.CHANGE_ABANDONED,
+    Kind.KEY_ENDED: Kind.CHANGE_ABANDONED,
+    Kind.LOG_KEY_ROTATED: Kind.CHANGE_ABANDONED,
+    Kind.LOG_KEY_ENDED: Kind.CHANGE_ABANDONED,
 }
 """What closes a record whose caller was not told of it."""
 

@@ -8,12 +8,12 @@ checkpoint elsewhere still notice.
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from broker.errors import Unavailable
+from broker.files import replace_private
 from broker.formats import checkpoint
 
 FILE = "checkpoint"
@@ -83,21 +83,7 @@ class PublishedCheckpoint:
             if size <= self._size:
                 return
             try:
-                replace_durably(self._path, note.encode())
+                replace_private(self._path, note.encode())
             except OSError as error:
                 raise Unavailable(f"{self._path}: cannot be written: {error.strerror}. Make room there.") from error
             self._size = size
-
-
-def replace_durably(path: Path, data: bytes) -> None:
-    """Puts a file for its owner alone in the place of another: at any moment the whole old one or the whole new one.
-
-    What it holds is on the disk before its name is; a power cut may bring the old one back, never a half.
-    """
-    partial = path.with_name(path.name + ".partial")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    with open(os.open(partial, flags, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +13,13 @@ from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.tree import AuditTree
 from broker.errors import Malformed, NotFound
-from broker.formats import canonical_json, checkpoint, note, record, tlog_proof
+from broker.formats import canonical_json, checkpoint, note, record, succession, tlog_proof
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 
 MAX_PAGE = 500
 _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
+_MAX_SUCCESSIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +102,9 @@ def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
 def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
     """Everything that proves record `index` without us: a JSON file for `verify_bundle`.
 
-    Shape: `{"entry", "commitments", "groups": {name: {"salt", "content"}}, "proof"}`: bytes in base64, the proof a C2SP
-    tlog-proof under the newest checkpoint.
+    Shape: `{"entry", "commitments", "groups": {name: {"salt", "content"}}, "proof", "successions"}`: bytes in base64,
+    the proof a C2SP tlog-proof under the newest checkpoint, and the statements by which the log's keys followed each
+    other.
 
     Raises:
         NotFound: no such record, or not yet under a checkpoint.
@@ -123,6 +126,7 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
             "commitments": note.encode_base64(row.commitments),
             "groups": groups,
             "proof": tlog_proof.write(index, tree.inclusion(index, size), head),
+            "successions": tree.successions(),
         },
         option=orjson.OPT_INDENT_2,
     )
@@ -140,16 +144,17 @@ class VerifiedRecord:
     groups: dict[str, Any]
 
 
-def verify_bundle(data: bytes, log_key: NoteVerifier) -> VerifiedRecord:
+def verify_bundle(data: bytes, pinned: NoteVerifier, successions: Sequence[str] = ()) -> VerifiedRecord:
     """Checks a bundle offline under a pinned key.
 
-    1. The checkpoint is signed by the pinned key.
+    1. The checkpoint is signed by the pinned key, or by one that it leads to (`broker.formats.succession`).
     2. The entry's leaf is in the tree of that checkpoint at the index that the proof names.
     3. The entry's root commits to the groups' commitments, and each disclosed group opens its commitment.
 
     Args:
         data: a file that `bundle` wrote.
-        log_key: the log's key, from somewhere else than the bundle.
+        pinned: a key of the log, from somewhere else than the bundle.
+        successions: statements from elsewhere, beside those in the file.
 
     Raises:
         ProofInvalid, InvalidSignature, Malformed: the text says what does not fit.
@@ -163,11 +168,25 @@ def verify_bundle(data: bytes, log_key: NoteVerifier) -> VerifiedRecord:
         name: (note.decode_base64(_text(group, "salt")), _text(group, "content").encode())
         for name, group in shown.items()
     }
-    proved = tlog_proof.verify(_text(members, "proof"), leaf_hash(entry), log_key)
+    proof = _text(members, "proof")
+    log_key = succession.key_for(tlog_proof.checkpoint_of(proof), pinned, (*bundled_successions(members), *successions))
+    proved = tlog_proof.verify(proof, leaf_hash(entry), log_key)
     fields = record.parse_entry(entry)
     record.verify_groups(fields.root, note.decode_base64(_text(members, "commitments")), disclosed)
     groups = {name: canonical_json.parse(text, max_bytes=len(text)) for name, (_, text) in disclosed.items() if text}
     return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
+
+
+def bundled_successions(members: object) -> tuple[str, ...]:
+    """The statements that a bundle brings, unverified; none in one that was written before there were any.
+
+    Raises:
+        Malformed: they are of another shape.
+    """
+    found = members.get("successions", []) if isinstance(members, dict) else []
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or len(found) > _MAX_SUCCESSIONS:
+        raise _no_bundle("successions")
+    return tuple(map(str, found))
 
 
 def _shown(row: RecordRow) -> dict[str, Any]:

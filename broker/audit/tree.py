@@ -14,12 +14,13 @@ from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
 
 from broker.audit.log import stored_size
+from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
 from broker.db.engine import BIG_INTEGER, insert_rows, reading, writing
 from broker.errors import ConfigurationError, NotFound, ProofInvalid, VerificationFailed
 from broker.formats import checkpoint, merkle, note
 from broker.formats.checkpoint import Checkpoint
-from broker.formats.note import NoteSigner, NoteVerifier
+from broker.formats.note import NoteVerifier
 
 _SPAN = 256
 _CHUNK = 64 * _SPAN
@@ -68,13 +69,13 @@ class AuditTree:
 
     Args:
         engine: the database that holds the records.
-        signer: the log's key; its name is the log's origin.
+        keys: which keys sign; their name is the log's origin.
         published: keeps each checkpoint beside the database before it is published; None keeps nothing.
     """
 
-    def __init__(self, engine: Engine, signer: NoteSigner, published: PublishedCheckpoint | None = None) -> None:
+    def __init__(self, engine: Engine, keys: LogKeys, published: PublishedCheckpoint | None = None) -> None:
         self._engine = engine
-        self._signer = signer
+        self._keys = keys
         self._published = published
 
     def check_key(self) -> None:
@@ -84,13 +85,16 @@ class AuditTree:
             ConfigurationError: it is not.
         """
         with reading(self._engine) as session:
-            _, head = _head(session.connection())
+            connection = session.connection()
+            _, head = _head(connection)
+            signer = self._keys.signing(connection)[0]
         try:
             if head is not None:
-                checkpoint.open_signed(head, NoteVerifier.parse(self._signer.vkey))
+                checkpoint.open_signed(head, NoteVerifier.parse(signer.vkey))
         except VerificationFailed as error:
             raise ConfigurationError(
-                "the log's last checkpoint is not signed by keys/log.pem; restore the key that the log began with"
+                "the log's last checkpoint is not signed by the log's key in the folder keys; restore the keys that "
+                "belong to the database"
             ) from error
 
     def lost(self) -> Lost | None:
@@ -109,7 +113,7 @@ class AuditTree:
             if kept is None:
                 return Lost(None, "", held)
             try:
-                newest = checkpoint.open_signed(kept, NoteVerifier.parse(self._signer.vkey))
+                newest = self._keys.open(connection, kept)
             except VerificationFailed as error:
                 raise ConfigurationError(
                     f"the file `checkpoint` in the data folder is not of this log: {error.detail} Put back the one "
@@ -146,11 +150,12 @@ class AuditTree:
                     )
                 subtrees = hashes.complete(old, size)
                 root = hashes.hash_of(0, size)
-            signed = checkpoint.sign(Checkpoint(self._signer.name, size, root), self._signer)
+                signers = self._keys.signing(connection)  # as the head that is followed: a change of keys changes both
+            signed = checkpoint.sign(Checkpoint(signers[0].name, size, root), *signers)
             if self._published is not None:
                 self._published.keep(signed)
             with writing(self._engine) as connection:
-                if _swap(connection, old, size, signed):
+                if _swap(connection, old, head, size, signed):
                     insert_rows(connection, "subtrees", ("level", "n", "hash"), subtrees)
 
     def backlog(self) -> Backlog:
@@ -161,6 +166,11 @@ class AuditTree:
             rows = connection.exec_driver_sql("SELECT idx, at FROM records WHERE idx IN (?, ?)", (covered - 1, covered))
             at = {int(idx): float(moment) for idx, moment in rows}
             return Backlog(stored_size(connection), covered, at.get(covered - 1), at.get(covered))
+
+    def successions(self) -> tuple[str, ...]:
+        """The statements by which one key of the log was followed by another, in order."""
+        with reading(self._engine) as session:
+            return self._keys.statements(session.connection())
 
     def head(self) -> str:
         """The newest checkpoint, a signed note.
@@ -217,6 +227,12 @@ def stored_head(connection: Connection) -> str | None:
     return _head(connection)[1]
 
 
+def sign_head_again(connection: Connection, head: str, signed: str) -> bool:
+    """Puts other signatures under the head, if it is still `head`."""
+    size = checkpoint.parse_unverified(head).size
+    return _swap(connection, size, head, size, signed)
+
+
 def _removed(held: int, covered: int) -> ProofInvalid:
     return ProofInvalid(
         f"the log holds {held} entries but its last checkpoint covers {covered}: entries were removed; "
@@ -229,15 +245,15 @@ def _head(connection: Connection) -> tuple[int, str | None]:
     return (0, None) if row is None else (int(row[0]), str(row[1]))
 
 
-def _swap(connection: Connection, old: int, new: int, note: str) -> bool:
-    """Replaces the head only if it is still the one we started from."""
-    if old == 0:
+def _swap(connection: Connection, old: int, head: str | None, new: int, note: str) -> bool:
+    """Replaces the head only if it is still the one we started from, to the last signature."""
+    if head is None:
         done = connection.exec_driver_sql(
             "INSERT INTO log_head (id, size, note) VALUES (1, ?, ?) ON CONFLICT (id) DO NOTHING", (new, note)
         )
     else:
         done = connection.exec_driver_sql(
-            "UPDATE log_head SET size = ?, note = ? WHERE id = 1 AND size = ?", (new, note, old)
+            "UPDATE log_head SET size = ?, note = ? WHERE id = 1 AND size = ? AND note = ?", (new, note, old, head)
         )
     return done.rowcount == 1
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from broker.audit.published import replace_durably
 from broker.errors import ConfigurationError, Unavailable
+from broker.files import replace_private
 
 FILE = "untold"
 """Its name in the data folder."""
@@ -49,7 +49,7 @@ class Untold:
             Unavailable: it could not be written.
         """
         try:
-            replace_durably(self._path, orjson.dumps({**self.remedy(), **told}))
+            replace_private(self._path, orjson.dumps({**self.remedy(), **told}))
         except OSError as error:
             raise Unavailable(f"{self._path}: cannot be written: {error.strerror}. Make room there.") from error
 

@@ -18,8 +18,9 @@ from broker.client import BrokerAuth, TokenRefused
 from broker.clock import SystemClock
 from broker.entropy import new_id, system_entropy
 from broker.errors import BrokerError, ConfigurationError, Malformed
+from broker.files import write_private
 from broker.formats import canonical_json, dpop, jwk
-from broker.keys import load_private_pem, write_private
+from broker.keys import load_private_pem
 from broker.settings import user_config_dir
 
 _TIMEOUT_S = 60.0

@@ -36,13 +36,14 @@ def backup(
     with refusing(json):
         from broker import backup as backups
         from broker import premises
+        from broker.assembly import unlock
         from broker.clock import SystemClock
         from broker.settings import load
 
-        if verify:
-            _show(backups.verify(folder), json=json)
-            return
         settings = load(config, storage__data_dir=data_dir)
+        if verify:
+            _show(backups.verify(folder, unlock(settings)), json=json)
+            return
         premises.data_folder(settings)
         made = backups.make(
             settings.storage.data_dir,
@@ -50,6 +51,7 @@ def backup(
             now=SystemClock().now(),
             configuration=str(settings.file.resolve()) if settings.file is not None else "",
             secrets=tuple(settings.secrets),
+            unlock=unlock(settings),
         )
         _show(made, json=json)
 
@@ -57,20 +59,24 @@ def backup(
 def restore(
     folder: Folder,
     data_dir: Annotated[Path, typer.Option(help="The new data folder: not there yet, or empty.")],
+    config: Config = None,
     json: Json = False,
 ) -> None:
     """Makes a data folder of a backup, after checking it whole. The first start records that, for auditors.
 
     What happened after the backup is lost: records, and with them what was suspended or revoked since. Stop the broker
-    that it comes from first, for two of them would sign two histories with one key.
+    that it comes from first, for two of them would sign two histories with one key. Sealed keys need the configuration
+    that names what opens them.
 
     Example: `broker restore /var/backups/broker/monday --data-dir /var/lib/broker`
     """
     with refusing(json):
         from broker import backup as backups
+        from broker.assembly import unlock
         from broker.clock import SystemClock
+        from broker.settings import load
 
-        restored = backups.restore(folder, data_dir, now=SystemClock().now())
+        restored = backups.restore(folder, data_dir, now=SystemClock().now(), unlock=unlock(load(config)))
         if json:
             print_json({**restored.told(), "data_dir": str(data_dir)})
             return

@@ -5,13 +5,13 @@ Nothing here asks a broker: an auditor who trusts it as far as its signed checkp
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.audit.trail import VerifiedRecord, verify_bundle
+from broker.audit.trail import VerifiedRecord, bundled_successions, verify_bundle
 from broker.errors import BrokerError, ConfigurationError, Malformed, ProofInvalid
-from broker.formats import canonical_json, checkpoint, merkle, record, tlog_proof
+from broker.formats import canonical_json, checkpoint, merkle, record, succession, tlog_proof
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteVerifier
 
@@ -37,17 +37,19 @@ class Auditor:
     """Verifies files under one key, and remembers every checkpoint that they are under.
 
     Args:
-        log_key: the log's key, pinned.
+        pinned: a key of the log.
         kept: the signed checkpoint that the auditor kept from before, or None.
+        successions: statements by which the log's keys followed each other, beside those in the bundles.
 
     Raises:
         ProofInvalid: `kept` is not a checkpoint of this log.
     """
 
-    def __init__(self, log_key: NoteVerifier, kept: str | None = None) -> None:
-        self._key = log_key
+    def __init__(self, pinned: NoteVerifier, kept: str | None = None, successions: Sequence[str] = ()) -> None:
+        self._pinned = pinned
+        self._successions = tuple(successions)
         self._roots: dict[int, tuple[bytes, str]] = {}
-        self._kept = checkpoint.open_signed(kept, log_key) if kept is not None else None
+        self._kept = opened(kept, pinned, successions) if kept is not None else None
         if self._kept is not None:
             self._roots[self._kept.size] = (self._kept.root, "the checkpoint that you kept")
 
@@ -57,11 +59,12 @@ class Auditor:
         Raises:
             VerificationFailed, Malformed: the text says what does not fit.
         """
-        proved = verify_bundle(data, self._key)
+        proved = verify_bundle(data, self._pinned, self._successions)
         members = canonical_json.parse(data, max_bytes=_MAX_BYTES)
         assert isinstance(members, dict)
         assert isinstance(members["groups"], dict)
-        head = checkpoint.open_signed(tlog_proof.parse(str(members["proof"])).checkpoint, self._key)
+        successions = (*bundled_successions(members), *self._successions)
+        head = opened(tlog_proof.checkpoint_of(str(members["proof"])), self._pinned, successions)
         self._compare(head, where)
         shown = members["groups"].keys()
         return Proved(proved, tuple(name for name in record.GROUPS if name not in shown), self._standing(head))
@@ -79,6 +82,25 @@ class Auditor:
         if self._kept is None:
             return ""
         return "same" if head.size == self._kept.size else "not compared"
+
+
+def opened(signed: str, pinned: NoteVerifier, successions: Sequence[str]) -> Checkpoint:
+    """Verifies a checkpoint under the pinned key, or one that it leads to.
+
+    Raises:
+        ProofInvalid: it does not verify.
+    """
+    return checkpoint.open_signed(signed, succession.key_for(signed, pinned, successions))
+
+
+def successions_of(data: bytes) -> tuple[str, ...]:
+    """The statements in what `GET /log/keys` gives, unverified.
+
+    Raises:
+        Malformed: it is of another shape.
+    """
+    found = canonical_json.parse(data, max_bytes=_MAX_BYTES)
+    return bundled_successions(found if isinstance(found, dict) and "successions" in found else {"successions": None})
 
 
 def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], list[bytes]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -62,12 +63,19 @@ def verify(
         typer.Option(help="The log's key, or a file that holds it; from elsewhere than the bundle.", metavar="VKEY"),
     ],
     checkpoint_state: State = None,
+    log_keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-keys", help="What GET /log/keys gave, if the log's key was replaced.", metavar="FILE", exists=True
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Verifies bundles on this machine alone: no broker, no sign-in, no network. Exit code 1 if one does not hold.
 
-    A bundle holds if the pinned key signed its checkpoint, the record is in the log of that checkpoint, and what the
-    bundle shows is what the record committed to. Two checkpoints of one size that differ are found as well.
+    A bundle holds if the pinned key, or one that it leads to, signed its checkpoint, the record is in the log of that
+    checkpoint, and what the bundle shows is what the record committed to. Two checkpoints of one size that differ are
+    found as well.
 
     Example: `broker audit verify record.json --key log.vkey`
     """
@@ -75,7 +83,8 @@ def verify(
         from broker.cli import bundles
 
         kept = bundles.read(checkpoint_state).decode("utf-8", "replace") if checkpoint_state is not None else None
-        auditor = bundles.Auditor(bundles.pinned_key(key), kept)
+        successions = bundles.successions_of(bundles.read(log_keys)) if log_keys is not None else ()
+        auditor = bundles.Auditor(bundles.pinned_key(key), kept, successions)
         results = []
         with progress("Bundles", len(file), json=json) as done:
             for each in file:
@@ -111,25 +120,33 @@ def checkpoint(
         from broker.cli import bundles
         from broker.cli.api import Api
         from broker.formats import checkpoint as checkpoints
+        from broker.formats import succession
 
         pinned = bundles.pinned_key(key) if key else None
         with Api() as api:
             note = api.public("/log/checkpoint").decode("utf-8", "replace")
-            head = checkpoints.open_signed(note, pinned) if pinned else checkpoints.parse_unverified(note)
-            grew_from = None
+            successions = bundles.successions_of(api.public("/log/keys")) if pinned else ()
+            head = bundles.opened(note, pinned, successions) if pinned else checkpoints.parse_unverified(note)
+            grew_from, followed = None, succession.successors_of(pinned, successions) if pinned else []
             if pinned is not None and checkpoint_state is not None:
                 if checkpoint_state.exists():
-                    old = checkpoints.open_signed(bundles.read(checkpoint_state).decode("utf-8", "replace"), pinned)
-                    bundles.check_growth(old, head, lambda: _consistency(api, old.size, head.size))
+                    kept = bundles.read(checkpoint_state).decode("utf-8", "replace")
+                    old = bundles.opened(kept, pinned, successions)
+                    for tree in (old, *(checkpoints.Checkpoint(s.origin, s.size, s.root) for s in followed)):
+                        bundles.check_growth(tree, head, partial(_consistency, api, tree.size, head.size))
                     grew_from = old.size
                 bundles.keep(checkpoint_state, note)
+        now = followed[-1].new if followed else None
         if json:
             told = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": note}
-            print_json({**told, "verified": pinned is not None, "continues": grew_from})
+            print_json({**told, "verified": pinned is not None, "continues": grew_from, "replaced_by": now})
             return
         typer.echo(note, nl=False)
-        said = "signed by the key that you pinned" if pinned else "not verified: give --key"
+        said = "signed by the key that you pinned or one that follows it" if pinned else "not verified: give --key"
         err.print(f"{head.size} entries, {said}.")
+        if now is not None:
+            err.print("The log's key was replaced, by a statement that both keys signed. Pin this one from now on:")
+            typer.echo(now, err=True)
         if grew_from is not None:
             err.print(f"The log proved that it continues the {grew_from} entries of the checkpoint that you kept.")
 

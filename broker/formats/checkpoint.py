@@ -59,9 +59,12 @@ def parse(text: str) -> Checkpoint:
     return Checkpoint(lines[0], parse_decimal(lines[1]), root)
 
 
-def sign(checkpoint: Checkpoint, signer: NoteSigner) -> str:
-    """Gives the signed checkpoint. That no two of them contradict each other is the caller's promise."""
-    return signer.sign(checkpoint.to_text())
+def sign(checkpoint: Checkpoint, signer: NoteSigner, *beside: NoteSigner) -> str:
+    """Gives the checkpoint signed by each key. That no two of them contradict each other is the caller's promise."""
+    signed = signer.sign(checkpoint.to_text())
+    for other in beside:
+        signed = other.cosign(signed)
+    return signed
 
 
 def open_signed(signed: str, log_key: NoteVerifier) -> Checkpoint:

@@ -52,8 +52,18 @@ class NoteSigner:
         Raises:
             Malformed: the text does not end in a newline, or holds control characters or lone surrogates.
         """
-        body = _checked_text(text)
-        return f"{text}\n{_MARK}{self.name} {encode_base64(self._id + self._key.sign(body))}\n"
+        return f"{text}\n{self._line(text)}"
+
+    def cosign(self, note: str) -> str:
+        """Gives a signed note with this key's signature added; what it says is the caller's to have checked.
+
+        Raises:
+            Malformed: it is no signed note.
+        """
+        return note + self._line(unverified_text(note))
+
+    def _line(self, text: str) -> str:
+        return f"{_MARK}{self.name} {encode_base64(self._id + self._key.sign(_checked_text(text)))}\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,11 @@ class NoteVerifier:
     name: str
     key_id: bytes
     key: Ed25519PublicKey
+
+    @property
+    def vkey(self) -> str:
+        """The line that it was read from."""
+        return f"{self.name}+{self.key_id.hex()}+{encode_base64(_ED25519 + self.key.public_bytes_raw())}"
 
     @classmethod
     def parse(cls, vkey: str) -> NoteVerifier:
@@ -129,6 +144,15 @@ def unverified_text(note: str) -> str:
         Malformed: not a signed note, too long, or too many signatures.
     """
     return _parted(note)[0]
+
+
+def unverified_signers(note: str) -> frozenset[tuple[str, bytes]]:
+    """The keys, by name and id, that a note claims to be signed by: to choose which one to verify it with.
+
+    Raises:
+        Malformed: not a signed note, or a signature line of another shape.
+    """
+    return frozenset((name, key_id) for name, key_id, _ in map(_signature_line, _parted(note)[1]))
 
 
 def encode_base64(data: bytes) -> str:

@@ -110,6 +110,18 @@ def parse(text: str) -> TlogProof:
     return TlogProof(index, hashes, signed, extra)
 
 
+def checkpoint_of(text: str) -> str:
+    """The signed checkpoint in a proof, unverified: to choose the key to verify the proof with.
+
+    Raises:
+        ProofInvalid: it is no proof.
+    """
+    try:
+        return parse(text).checkpoint
+    except Malformed as error:
+        raise ProofInvalid(error.detail) from error
+
+
 def verify(text: str, leaf: bytes, log_key: NoteVerifier) -> Proved:
     """Checks offline that a log, known by its key, holds an entry. Fails closed.
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from statistics import median
 
 from broker import premises
+from broker.assembly import open_keys
 from broker.clock import Clock
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, ConfigurationError
 from broker.health.finding import Finding, Status, worse
-from broker.keys import KeyRing
 from broker.settings import Settings, load
 
 _MB = 1024 * 1024
@@ -140,13 +140,14 @@ def keys(place: Place) -> Iterator[Finding]:
         yield Finding("keys", "ok", "none yet; the first start makes them")
         return
     try:
-        ring = KeyRing(folder, system_entropy, log_origin="", make=False)
+        ring = open_keys(place.settings, system_entropy, make=False)
     except BrokerError as error:
         yield Finding("keys", "fail", error.detail, "restore them from the backup that the database comes from")
         return
     newest = max(path.stat().st_mtime for path in folder.glob("token-*"))
     days = int((place.clock.now() - newest) // _DAY_S)
-    told = f"signing key {ring.current.kid[:8]}…, the newest {days} days old; log {ring.log_origin}"
+    how = "sealed" if ring.sealed else "not sealed"
+    told = f"the newest for tokens {days} days old; log {ring.log_origin}; {how} on the disk"
     yield Finding("keys", "ok", told)
 
 

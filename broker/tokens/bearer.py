@@ -59,7 +59,7 @@ class Caller:
 
 
 class TokenVerifier:
-    """Verifies callers, and remembers verified tokens by the digest of the whole token until they end.
+    """Verifies callers, and remembers verified tokens by the digest of the whole token until they or their key end.
 
     Args:
         rules: issuer and windows.
@@ -87,6 +87,7 @@ class TokenVerifier:
         self._clock = clock
         self._capacity = capacity
         self._verified: OrderedDict[bytes, AccessClaims] = OrderedDict()
+        self._under = keys.verifying
 
     def __len__(self) -> int:
         """How many tokens are remembered."""
@@ -122,12 +123,13 @@ class TokenVerifier:
         return Caller(principal, claims, "none" if claims.jkt is None else "dpop", taken)
 
     def _token(self, token: str, audience: str, now: float) -> AccessClaims:
+        if self._under is not self._keys.verifying:  # a key ended, or another came: what was verified may not be now
+            self._under = self._keys.verifying
+            self._verified.clear()
         digest = hashlib.sha256(token.encode()).digest()  # of the whole token: no two tokens share an entry
         claims = self._verified.get(digest)
         if claims is None:
-            claims = access_token.verify(
-                token, keys=self._keys.verifying(), issuer=self._rules.issuer, audience=audience, now=now
-            )
+            claims = access_token.verify(token, keys=self._under, issuer=self._rules.issuer, audience=audience, now=now)
             self._verified[digest] = claims
             if len(self._verified) > self._capacity:
                 self._verified.popitem(last=False)

@@ -15,9 +15,13 @@ from broker.assembly import Broker
 from broker.errors import BrokerError, InvalidRequest
 from broker.gateway.wires import WIRES
 from broker.health.running import Examination
+from broker.tokens.signing_keys import JWKS_MAX_AGE_S
 from broker.web import api, asgi, errors, gateway, oauth
 from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
 from broker.web.log import public_log
+
+_JWKS = "/.well-known/jwks.json"
+_KEPT = f"public, max-age={JWKS_MAX_AGE_S}".encode()
 
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
@@ -57,9 +61,10 @@ class App:
         elif path in self._methods:
             allowed = [(b"allow", self._methods[path].encode())]
             await asgi.send_bytes(send, 405, allowed, b"")
-        elif method == "GET" and path in self._published:
-            headers = [(b"content-type", b"application/json"), (b"cache-control", b"public, max-age=300")]
-            await asgi.send_bytes(send, 200, headers, self._published[path])
+        elif method == "GET" and (path in self._published or path == _JWKS):
+            headers = [(b"content-type", b"application/json"), (b"cache-control", _KEPT)]
+            document = oauth.jwks(self._broker) if path == _JWKS else self._published[path]
+            await asgi.send_bytes(send, 200, headers, document)
         elif method == "GET" and path.startswith("/log/"):
             await self._log(scope, receive, send)
         elif method == "GET" and path == "/healthz":
@@ -144,6 +149,7 @@ _DESCRIBED = {
     ("get", "/.well-known/oauth-protected-resource/anthropic/v1"): "The gateway's metadata (RFC 9728).",
     ("get", "/.well-known/oauth-protected-resource/api/v1"): "The API's metadata (RFC 9728).",
     ("get", "/log/checkpoint"): "The log's newest checkpoint (C2SP tlog-checkpoint).",
+    ("get", "/log/keys"): "The log's key, and the statements by which its keys followed each other.",
     ("get", "/log/tile/{level}/{index}"): "A hash tile of the log (C2SP tlog-tiles).",
     ("get", "/healthz"): "Whether the process answers.",
     ("get", "/readyz"): "Whether the broker can record, and so do anything.",

@@ -1,9 +1,11 @@
-"""The public side of the log: the checkpoint and the hash tiles (C2SP tlog-tiles). Anybody may read them."""
+"""The public side of the log: the checkpoint, the hash tiles (C2SP tlog-tiles) and its keys. Anybody may read them."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+
+import orjson
 
 from broker.assembly import Broker
 from broker.errors import NotFound
@@ -15,7 +17,7 @@ _FULL = 256
 
 
 def public_log(broker: Broker) -> Handler:
-    """`GET /log/checkpoint` and `GET /log/tile/<L>/<N>[.p/<W>]`."""
+    """`GET /log/checkpoint`, `GET /log/keys` and `GET /log/tile/<L>/<N>[.p/<W>]`."""
 
     async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
         path = str(scope["path"])
@@ -24,6 +26,11 @@ def public_log(broker: Broker) -> Handler:
                 note = await asyncio.to_thread(broker.tree.head)
                 headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
                 await asgi.send_bytes(send, 200, headers, note.encode())
+                return
+            if path == "/log/keys":
+                document = orjson.dumps(await asyncio.to_thread(_keys, broker))
+                headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
+                await asgi.send_bytes(send, 200, headers, document)
                 return
             level, n, width = _tile(path)
             data = await asyncio.to_thread(broker.tree.tile, level, n, width)
@@ -37,6 +44,11 @@ def public_log(broker: Broker) -> Handler:
         await asgi.send_bytes(send, 200, headers, data)
 
     return answer
+
+
+def _keys(broker: Broker) -> dict[str, object]:
+    """What a verifier needs to go from one key of the log to another (`broker.formats.succession`)."""
+    return {"key": broker.log_key, "successions": broker.tree.successions()}
 
 
 def _tile(path: str) -> tuple[int, int, int]:

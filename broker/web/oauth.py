@@ -107,12 +107,11 @@ def _code(body: bytes) -> str:
 
 
 def published(broker: Broker) -> dict[str, bytes]:
-    """The documents that anybody may read, by path; made once, from the configured origin."""
+    """The documents that anybody may read, by path; made once, from the configured origin. Keys change: see `jwks`."""
     server = orjson.dumps(metadata.authorization_server(broker.rules))
     documents = {
         "/.well-known/oauth-authorization-server": server,
         "/.well-known/openid-configuration": server,
-        "/.well-known/jwks.json": orjson.dumps(broker.keys.jwks()),
     }
     for resource in broker.rules.audiences:
         path = resource.removeprefix(broker.rules.issuer)
@@ -120,3 +119,8 @@ def published(broker: Broker) -> dict[str, bytes]:
             metadata.protected_resource(broker.rules, resource)
         )
     return documents
+
+
+def jwks(broker: Broker) -> bytes:
+    """The keys that verify access tokens now (RFC 7517 §5)."""
+    return orjson.dumps(broker.keys.jwks())

@@ -11,12 +11,14 @@ from sqlalchemy import Engine
 
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
+from broker.audit.log_keys import LogKeys
 from broker.db.engine import reading
 from broker.db.reserve import DiskReserve
 from broker.db.writer import no_probe
 from broker.entropy import system_entropy
 from broker.formats import record
 from broker.formats.merkle import leaf_hash
+from broker.formats.note import NoteSigner
 
 AT = 1_800_000_000.0
 TAG_KEY = b"k" * 32
@@ -72,3 +74,8 @@ def check_rows(engine: Engine) -> None:
 def remedies(engine: Engine, kind: Kind) -> list[dict[str, Any]]:
     """The `remedy` groups of all records of a kind."""
     return [orjson.loads(orjson.loads(row["groups"])["remedy"][1]) for row in rows(engine) if row["kind"] == kind]
+
+
+def signed_by(signer: NoteSigner) -> LogKeys:
+    """The keys of a log that has had this one alone."""
+    return LogKeys({signer.vkey: signer}, signer)

@@ -23,7 +23,7 @@ from broker.audit.tree import AuditTree
 from broker.db.engine import open_engine, reading, sqlite_url, writing
 from broker.errors import BrokerError, Malformed, NotFound, ProofInvalid
 from broker.formats.note import NoteSigner, NoteVerifier
-from tests.audit.logs import event, open_log
+from tests.audit.logs import event, open_log, signed_by
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 PINNED = NoteVerifier.parse(SIGNER.vkey)
@@ -38,7 +38,7 @@ def _filled(engine: Engine, folder: Path, *events: Any) -> AuditTree:
     for each in events:
         asyncio.run(log.record(Step((each,))))
     log.close()
-    return AuditTree(engine, SIGNER)
+    return AuditTree(engine, signed_by(SIGNER))
 
 
 def _bundle(engine: Engine, tree: AuditTree, index: int) -> bytes:

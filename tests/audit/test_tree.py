@@ -20,7 +20,7 @@ from broker.errors import ConfigurationError, NotFound, ProofInvalid
 from broker.formats import checkpoint, merkle
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteSigner, NoteVerifier
-from tests.audit.logs import event, open_log
+from tests.audit.logs import event, open_log, signed_by
 
 ORIGIN = "broker.example/log"
 EDGES = [1, 2, 3, 127, 128, 255, 256, 257, 511, 512, 513, 1000]
@@ -73,7 +73,7 @@ def test_every_proof_of_a_small_tree_verifies(engine: Engine, size: int) -> None
     """Around every power of two and of 256, the first and last entries are included and old trees are its beginning."""
     _grow(engine, size)
     near = {index for edge in (0, 1, 2, 128, 255, 256, 257, 512, size - 2, size - 1) if 0 <= (index := edge) < size}
-    _check(AuditTree(engine, SIGNER), size, near, {old for old in (*EDGES, size - 1) if 0 < old <= size})
+    _check(AuditTree(engine, signed_by(SIGNER)), size, near, {old for old in (*EDGES, size - 1) if 0 < old <= size})
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,7 +81,7 @@ def test_every_proof_of_a_small_tree_verifies(engine: Engine, size: int) -> None
 def test_however_it_grew_the_tree_is_the_same(engine: Engine, sizes: list[int], data: st.DataObject) -> None:
     """Integrated in any steps, after every step the root and any proof are those of RFC 6962."""
     _empty(engine)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     for size in sorted(set(sizes)):
         _grow(engine, size)
         index, old = data.draw(st.integers(0, size - 1)), data.draw(st.integers(1, size))
@@ -90,7 +90,7 @@ def test_however_it_grew_the_tree_is_the_same(engine: Engine, sizes: list[int], 
 
 def test_a_tree_of_65537_entries_in_any_steps(engine: Engine) -> None:
     """On both sides of 256² entries, integrated at once and one more at a time, everything verifies."""
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     for size in (65_535, 65_536, 65_537):
         _grow(engine, size)
         _check(tree, size, {0, 255, 256, 65_279, 65_280, size - 1}, {1, 256, 65_280, size - 1, size})
@@ -103,7 +103,7 @@ def test_a_tree_of_65537_entries_in_any_steps(engine: Engine) -> None:
 
 def test_a_log_without_entries_has_no_checkpoint(engine: Engine) -> None:
     """Nothing is signed over nothing, and the text says what to do."""
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     assert tree.integrate() is None
     with pytest.raises(NotFound, match="no checkpoint yet"):
         tree.head()
@@ -112,10 +112,10 @@ def test_a_log_without_entries_has_no_checkpoint(engine: Engine) -> None:
 def test_integrating_again_changes_nothing(engine: Engine) -> None:
     """Without new entries the same checkpoint is given, byte for byte, and nothing is written."""
     _grow(engine, 300)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     first = tree.integrate()
     assert tree.integrate() == first
-    assert AuditTree(engine, SIGNER).integrate() == first
+    assert AuditTree(engine, signed_by(SIGNER)).integrate() == first
     with reading(engine) as session:
         assert session.connection().exec_driver_sql("SELECT count(*) FROM subtrees").scalar() == 1
 
@@ -125,7 +125,7 @@ async def test_entries_of_the_log_are_its_leaves(engine: Engine, tmp_path: Path)
     log = open_log(engine, tmp_path)
     await log.record(Step(tuple(event(f"{number}") for number in range(5))))
     log.close()
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     head = _opened(tree.integrate())
     with reading(engine) as session:
         rows = session.connection().exec_driver_sql("SELECT entry FROM records ORDER BY idx").scalars()
@@ -156,12 +156,12 @@ class _DyingSigner(NoteSigner):
 @pytest.mark.parametrize("first", [0, 256])
 def test_a_death_around_the_signature_leaves_nothing_half_done(engine: Engine, before: bool, first: int) -> None:
     """Whatever was signed and not swapped in is forgotten; the next process integrates the same entries."""
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     _grow(engine, first)
     old = tree.integrate()
     _grow(engine, 700)
     with pytest.raises(_Died):
-        AuditTree(engine, _DyingSigner(before=before)).integrate()
+        AuditTree(engine, signed_by(_DyingSigner(before=before))).integrate()
     with reading(engine) as session:
         assert session.connection().exec_driver_sql("SELECT count(*) FROM subtrees").scalar() == first // 256
     if old is not None:
@@ -172,7 +172,7 @@ def test_a_death_around_the_signature_leaves_nothing_half_done(engine: Engine, b
 def test_the_head_comes_with_its_subtrees(engine: Engine) -> None:
     """They are durable together: when a subtree cannot be stored, there is no checkpoint that needs it."""
     _grow(engine, 256)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     with writing(engine) as connection:  # makes the subtree's insert, and with it the swap, fail
         connection.exec_driver_sql("INSERT INTO subtrees (level, n, hash) VALUES (1, 0, zeroblob(32))")
     with pytest.raises(Exception, match="UNIQUE"):
@@ -200,12 +200,12 @@ class _MeetingSigner(NoteSigner):
 @pytest.mark.parametrize("start", [0, 300])
 def test_of_two_integrators_one_wins(engine: Engine, start: int) -> None:
     """Two integrate the same entries: the slower one's checkpoint is discarded, both give the one that is stored."""
-    winner = AuditTree(engine, SIGNER)
+    winner = AuditTree(engine, signed_by(SIGNER))
     _grow(engine, start)
     winner.integrate()
     _grow(engine, 600)
     stored: list[str | None] = []
-    loser = AuditTree(engine, _MeetingSigner(lambda: stored.append(winner.integrate())))
+    loser = AuditTree(engine, signed_by(_MeetingSigner(lambda: stored.append(winner.integrate()))))
     assert loser.integrate() == stored[0]
     _check(winner, 600, {0, 599}, {256, 512})
 
@@ -213,7 +213,7 @@ def test_of_two_integrators_one_wins(engine: Engine, start: int) -> None:
 def test_a_slow_integrator_never_shrinks_the_head(engine: Engine) -> None:
     """One that staged a smaller log does not replace the larger head that another has stored meanwhile."""
     _grow(engine, 300)
-    fast = AuditTree(engine, SIGNER)
+    fast = AuditTree(engine, signed_by(SIGNER))
 
     def meanwhile() -> None:
         if not sizes:
@@ -221,14 +221,14 @@ def test_a_slow_integrator_never_shrinks_the_head(engine: Engine) -> None:
             sizes.append(_opened(fast.integrate()).size)
 
     sizes: list[int] = []
-    slow = AuditTree(engine, _MeetingSigner(meanwhile))
+    slow = AuditTree(engine, signed_by(_MeetingSigner(meanwhile)))
     assert _opened(slow.integrate()).size == 900
     _check(fast, 900, {0, 299, 899}, {300, 768})
 
 
 def test_many_integrators_at_once_agree(engine: Engine) -> None:
     """Threads that integrate while the log grows leave one history."""
-    trees = [AuditTree(engine, SIGNER) for _ in range(4)]
+    trees = [AuditTree(engine, signed_by(SIGNER)) for _ in range(4)]
     for size in range(100, 1100, 250):
         _grow(engine, size)
         threads = [threading.Thread(target=tree.integrate) for tree in trees]
@@ -243,7 +243,7 @@ def test_many_integrators_at_once_agree(engine: Engine) -> None:
 def test_removed_entries_are_noticed_and_told(engine: Engine, size: int) -> None:
     """A log shorter than its checkpoint is no log to sign for: the text names both sizes and what to do."""
     _grow(engine, size)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     head = tree.integrate()
     with writing(engine) as connection:
         connection.exec_driver_sql(f"DELETE FROM records WHERE idx >= {size - 1}")
@@ -263,7 +263,7 @@ def test_removed_entries_are_noticed_and_told(engine: Engine, size: int) -> None
 def test_no_second_history_is_signed(engine: Engine, attack: str) -> None:
     """Entries that were replaced, or removed and written over by new ones, stop the log: the old checkpoint stays."""
     _grow(engine, 300)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     head = tree.integrate()
     with writing(engine) as connection:
         connection.exec_driver_sql(attack.format(other="ab" * 32))
@@ -277,7 +277,7 @@ def test_no_second_history_is_signed(engine: Engine, attack: str) -> None:
 def test_a_hole_is_noticed(engine: Engine, gone: int) -> None:
     """An entry missing in the middle, checkpointed or not, is an error with a text, not a shorter tree."""
     _grow(engine, 300)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     tree.integrate()
     _grow(engine, 302)
     with writing(engine) as connection:
@@ -289,7 +289,7 @@ def test_a_hole_is_noticed(engine: Engine, gone: int) -> None:
 def test_a_missing_subtree_proves_nothing(engine: Engine) -> None:
     """Without a stored subtree the proofs that need it are refused, and nothing wrong is given in its place."""
     _grow(engine, 1024)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     tree.integrate()
     with writing(engine) as connection:
         connection.exec_driver_sql("DELETE FROM subtrees WHERE n = 1")
@@ -302,7 +302,7 @@ def test_there_is_no_proof_of_what_is_not_there(engine: Engine, index: int, size
     """Outside the tree, or in a tree that does not exist, nothing is included."""
     _grow(engine, 3)
     with pytest.raises(NotFound):
-        AuditTree(engine, SIGNER).inclusion(index, size)
+        AuditTree(engine, signed_by(SIGNER)).inclusion(index, size)
 
 
 @pytest.mark.parametrize(("old", "new"), [(0, 3), (-1, 3), (3, 2), (3, 4), (4, 4)])
@@ -310,13 +310,13 @@ def test_there_is_no_consistency_with_what_is_not_there(engine: Engine, old: int
     """Sizes that no tree has, or in the wrong order, have no proof."""
     _grow(engine, 3)
     with pytest.raises(NotFound):
-        AuditTree(engine, SIGNER).consistency(old, new)
+        AuditTree(engine, signed_by(SIGNER)).consistency(old, new)
 
 
 def test_tiles_hold_what_the_tree_does(engine: Engine) -> None:
     """Whole and partial tiles on every level are the tree's hashes; wider ones than the checkpoint's do not exist."""
     _grow(engine, 600)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     tree.integrate()
     _grow(engine, 800)  # not under the checkpoint
     leaves = [_leaf(index) for index in range(600)]
@@ -334,7 +334,7 @@ _NOWHERE = [(-1, 0, 1), (0, -1, 1), (0, 0, 0), (0, 0, 257)]
 def test_there_is_no_tile_beyond_the_checkpoint(engine: Engine, level: int, n: int, width: int) -> None:
     """A tile that the newest checkpoint does not cover, or that no tree has, is not there."""
     _grow(engine, 600)
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     tree.integrate()
     _grow(engine, 800)
     with pytest.raises(NotFound):
@@ -344,17 +344,17 @@ def test_there_is_no_tile_beyond_the_checkpoint(engine: Engine, level: int, n: i
 def test_a_log_goes_on_under_its_own_key_only(engine: Engine) -> None:
     """A log whose checkpoint another key signed is not gone on with; one without a checkpoint has no key yet."""
     other = NoteSigner(ORIGIN, Ed25519PrivateKey.generate())
-    AuditTree(engine, other).check_key()
+    AuditTree(engine, signed_by(other)).check_key()
     _grow(engine, 3)
-    AuditTree(engine, SIGNER).integrate()
-    AuditTree(engine, SIGNER).check_key()
-    with pytest.raises(ConfigurationError, match=r"not signed by keys/log\.pem"):
-        AuditTree(engine, other).check_key()
+    AuditTree(engine, signed_by(SIGNER)).integrate()
+    AuditTree(engine, signed_by(SIGNER)).check_key()
+    with pytest.raises(ConfigurationError, match=r"not signed by the log's key"):
+        AuditTree(engine, signed_by(other)).check_key()
 
 
 def test_an_old_checkpoint_stays_provable(engine: Engine) -> None:
     """An auditor who kept a checkpoint proves every later one to continue it."""
-    tree = AuditTree(engine, SIGNER)
+    tree = AuditTree(engine, signed_by(SIGNER))
     kept: list[Checkpoint] = []
     for size in (1, 200, 256, 500, 777):
         _grow(engine, size)

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from broker import migrations
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
+from broker.audit.log_keys import LogKeys
 from broker.audit.tree import AuditTree
 from broker.clock import SystemClock
 from broker.db.claims import Claim
@@ -78,7 +79,7 @@ def on_disk() -> Iterator[DiskLog]:
             timeout_s=1.0,
         )
         try:
-            yield DiskLog(folder, engine, audit, AuditTree(engine, signer), signer.vkey)
+            yield DiskLog(folder, engine, audit, AuditTree(engine, LogKeys({signer.vkey: signer}, signer)), signer.vkey)
         finally:
             audit.close()
             engine.dispose()

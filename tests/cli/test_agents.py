@@ -102,4 +102,4 @@ def test_the_token_keys_are_shown(admin: Person) -> None:
     found = admin.json("keys", "show")
     assert found["current"] in [key["kid"] for key in found["tokens"]]
     assert not any("d" in key for key in found["tokens"])
-    assert "signs now" in admin.ok("keys", "show")
+    assert "in use" in admin.ok("keys", "show")

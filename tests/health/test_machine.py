@@ -57,7 +57,7 @@ async def test_beside_a_running_broker_nothing_is_touched(tmp_path: Path) -> Non
         before = {path.name for path in run.broker.settings.storage.data_dir.iterdir()}
         found = _examined(data_dir=run.broker.settings.storage.data_dir)
         assert {finding.status for finding in found.values()} <= {"ok", "warn"}
-        assert run.broker.keys.current.kid[:8] in found["keys"].found
+        assert run.broker.keys.log_origin in found["keys"].found
         assert "32 MB held back" in found["disk room"].found
         assert {path.name for path in run.broker.settings.storage.data_dir.iterdir()} == before
         await run.check_log()
@@ -155,7 +155,9 @@ def test_keys_that_others_can_read_or_that_are_missing_fail(tmp_path: Path) -> N
     """In the words of the door to keys."""
     settings = settings_for(tmp_path)
     KeyRing(tmp_path / "data" / "keys", system_entropy, log_origin="x/log")
-    assert _found(machine.keys, settings, SystemClock().now()).found.endswith("0 days old; log x/log")
+    assert _found(machine.keys, settings, SystemClock().now()).found.endswith(
+        "0 days old; log x/log; not sealed on the disk"
+    )
     (tmp_path / "data" / "keys" / "log.pem").chmod(0o644)
     assert "others can read it" in _found(machine.keys, settings).found
     (tmp_path / "data" / "keys" / "log.pem").unlink()

@@ -229,8 +229,34 @@ async def test_killed_in_a_change(scene: Scene, point: str) -> None:
             await scene.check(again)
 
 
+@pytest.mark.parametrize("log", [False, True], ids=["token key", "log key"])
 @pytest.mark.parametrize("point", _POINTS)
-@pytest.mark.parametrize("commit", [1, 2])
+async def test_killed_while_a_key_is_replaced(scene: Scene, point: str, log: bool) -> None:
+    """A stolen key has ended with its record, or signs on without one; nothing between, and the log verifies."""
+    run = await scene.set_up()
+    before = _exchange(run)
+    assert (await before.send(run)).status_code == 200
+    async with httpx2.AsyncClient(base_url=run.url, auth=scene.admin) as admin:
+        keys = (await admin.get("/api/v1/keys")).json()
+        stolen = keys["log" if log else "current"]
+        scene.arm(point, 2)  # the first is the claim of the request's proof
+        with pytest.raises(httpx2.HTTPError):
+            await admin.post("/api/v1/keys/rotate", json={"log": log, "compromised": stolen})
+        await scene.died()
+        async with scene.alive() as again:
+            ended = point == "committed"
+            kinds = await again.kinds()
+            assert kinds.count("LogKeyRotated" if log else "KeyEnded") == (1 if ended else 0)
+            now = again.broker.log_key if log else again.broker.keys.current.kid
+            assert (now != stolen) == ended
+            assert (await _call(again, before)).status_code == (401 if ended and not log else 200)
+            files = sorted(path.name for path in (scene.folder / "data" / "keys").glob("*.pem"))
+            assert len(files) == (3 if log and not ended else 2)
+            await scene.check(again, *([] if ended and not log else [before]))
+
+
+@pytest.mark.parametrize("point", _POINTS)
+@pytest.mark.parametrize("commit", [1, 2, 3])
 async def test_killed_in_the_first_start(scene: Scene, commit: int, point: str) -> None:
     """Whatever the first start had done when it died, the next one brings it to the end: one set of policies."""
     async with scene.alive() as run:
@@ -242,7 +268,8 @@ async def test_killed_in_the_first_start(scene: Scene, commit: int, point: str) 
     async with scene.alive() as again:
         kinds = await again.kinds()
         assert kinds.count("ChangeActivated") == 1
-        assert kinds.count("BrokerStarted") == (2 if (commit, point) == (2, "committed") else 1)
+        assert kinds.count("BrokerStarted") == (2 if (commit, point) == (3, "committed") else 1)
+        assert kinds.count("KeyInUse") == 1
         await scene.check(again)
 
 

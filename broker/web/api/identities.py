@@ -72,9 +72,3 @@ async def list_operators(broker: TheBroker, _me: Reader) -> dict[str, Any]:
     """The people who may use this API."""
     found = sorted(broker.directory.operators.values(), key=lambda o: o.name)
     return {"operators": [{"name": o.name, **manifest.describe_operator(o)} for o in found]}
-
-
-@router.get("/keys")
-async def list_keys(broker: TheBroker, _me: Reader) -> dict[str, Any]:
-    """The public keys: those that verify tokens, and the log's, as auditors pin it."""
-    return {"tokens": broker.keys.jwks()["keys"], "current": broker.keys.current.kid, "log": broker.log_key}

@@ -20,8 +20,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from broker.entropy import system_entropy
 from broker.errors import ConfigurationError
+from broker.files import write_private
 from broker.formats import jwk
-from broker.keys import KeyRing, load_private_pem, write_private
+from broker.keys import KeyRing, load_private_pem
 
 
 def _ring(folder: Path) -> KeyRing:
@@ -53,7 +54,7 @@ def test_a_restart_has_the_same_keys(tmp_path: Path) -> None:
     one, two = _ring(tmp_path / "keys"), _ring(tmp_path / "keys")
     assert one.current.kid == two.current.kid
     assert one.jwks() == two.jwks()
-    assert one.log_key.public_key() == two.log_key.public_key()
+    assert set(one.log_signers) == set(two.log_signers)
     assert (one.tag_key, one.nonce_key) == (two.tag_key, two.nonce_key)
     assert len({one.tag_key, one.nonce_key}) == 2
 
@@ -62,7 +63,7 @@ def test_two_brokers_have_nothing_in_common(tmp_path: Path) -> None:
     """Every key is made anew for every data folder."""
     one, two = _ring(tmp_path / "one"), _ring(tmp_path / "two")
     assert one.current.kid != two.current.kid
-    assert one.log_key.public_key() != two.log_key.public_key()
+    assert not set(one.log_signers) & set(two.log_signers)
     assert one.tag_key != two.tag_key
 
 
@@ -73,8 +74,8 @@ def test_a_key_that_was_added_verifies_too(tmp_path: Path) -> None:
     kid = jwk.parse_public(jwk.to_members(other.public_key())).thumbprint
     write_private(tmp_path / "keys" / f"token-{kid}.pem", _pem(other))
     both = _ring(tmp_path / "keys")
-    assert set(both.verifying()) == {ring.current.kid, kid}
-    assert both.current.kid in both.verifying()
+    assert set(both.verifying) == {ring.current.kid, kid}
+    assert both.current.kid in both.verifying
     published = both.jwks()["keys"]
     assert isinstance(published, list)
     assert {key["kid"] for key in published} == {ring.current.kid, kid}
@@ -147,7 +148,7 @@ def test_the_two_signing_keys_are_not_mixed_up(tmp_path: Path) -> None:
         _ring(folder)
     (folder / "log.pem").write_bytes(log_pem)
     token.write_bytes(log_pem)
-    with pytest.raises(ConfigurationError, match="is no P-256"):
+    with pytest.raises(ConfigurationError, match="holds another key than its name says"):
         _ring(folder)
 
 
@@ -173,6 +174,7 @@ def test_no_secret_shows(tmp_path: Path) -> None:
     """What a log line or a traceback would print of the keys gives none of them away."""
     ring = _ring(tmp_path / "keys")
     shown = f"{ring!r} {ring} {ring.current!r} {ring.current} {ring.jwks()}"
+    assert isinstance(ring.current.private, ec.EllipticCurvePrivateKey)
     numbers = ring.current.private.private_numbers()
     for secret in (
         ring.tag_key.hex(),
@@ -185,7 +187,7 @@ def test_no_secret_shows(tmp_path: Path) -> None:
     ):
         assert secret not in shown
     assert ring.current.kid in repr(ring)
-    for key in ring.jwks()["keys"]:  # type: ignore[attr-defined]  # a JWK Set
+    for key in ring.jwks()["keys"]:
         assert set(key) == {"kty", "crv", "x", "y", "kid", "alg", "use"}
 
 
@@ -246,3 +248,58 @@ def test_the_log_keeps_its_name(tmp_path: Path) -> None:
     _ring(tmp_path)
     moved = KeyRing(tmp_path, system_entropy, log_origin="elsewhere.example/log", make=False)
     assert moved.log_origin == "broker.example/log"
+
+
+def test_a_made_key_is_neither_published_nor_used(tmp_path: Path) -> None:
+    """It lies in the folder until it is taken into use; then all of the picture changes at once."""
+    ring = _ring(tmp_path / "keys")
+    first, before = ring.current, ring.verifying
+    made = ring.make_token_key("EdDSA")
+    assert (ring.current, ring.verifying) == (first, before)
+    assert made.kid not in before
+    ring.use([first.kid, made.kid], made.kid)
+    assert ring.current == made
+    assert ring.verifying is not before
+    assert [key["alg"] for key in ring.jwks()["keys"]] == ["ES256", "EdDSA"]
+    ring.use([made.kid], made.kid)
+    assert set(ring.verifying) == {made.kid}
+
+
+def test_a_destroyed_key_is_gone_from_the_disk(tmp_path: Path) -> None:
+    """One that is still in use is not destroyed."""
+    ring = _ring(tmp_path / "keys")
+    old, new = ring.current, ring.make_token_key("ES256")
+    ring.destroy_token_key(old.kid)
+    assert (tmp_path / "keys" / f"token-{old.kid}.pem").exists()
+    ring.use([new.kid], new.kid)
+    ring.destroy_token_key(old.kid)
+    assert not (tmp_path / "keys" / f"token-{old.kid}.pem").exists()
+    assert old.kid not in ring.token_keys
+
+
+def test_a_key_that_is_missing_is_not_taken_into_use(tmp_path: Path) -> None:
+    """The database speaks of a key that the folder has not: named, and nothing changes."""
+    ring = _ring(tmp_path / "keys")
+    with pytest.raises(ConfigurationError, match=r"token-other\.pem: is missing"):
+        ring.use([ring.current.kid, "other"], ring.current.kid)
+    assert set(ring.verifying) == {ring.current.kid}
+
+
+def test_the_first_key_is_of_the_configured_algorithm(tmp_path: Path) -> None:
+    """EdDSA from the first start on."""
+    ring = KeyRing(tmp_path, system_entropy, log_origin="b.example/log", algorithm="EdDSA")
+    assert [key["kty"] for key in ring.jwks()["keys"]] == ["OKP"]
+
+
+def test_the_logs_keys_are_told_apart(tmp_path: Path) -> None:
+    """The first keeps its name; a second lies beside it, and each can be destroyed."""
+    ring = _ring(tmp_path / "keys")
+    first = ring.first_log_signer
+    assert first is not None
+    second = ring.make_log_key()
+    again = _ring(tmp_path / "keys")
+    assert set(again.log_signers) == {first.vkey, second.vkey}
+    assert again.first_log_signer is not None
+    assert again.first_log_signer.vkey == first.vkey
+    again.destroy_log_key(first.vkey)
+    assert set(_ring(tmp_path / "keys").log_signers) == {second.vkey}

@@ -10,200 +10,45 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, PrivateAttr, SecretBytes, SecretStr, ValidationError, field_validator, model_validator
 
 from broker import origins as exact
 from broker.errors import ConfigurationError
+from broker.settings.sections import Gateway, Keys, Outgoing, Secret, Section, Server, Storage, Tokens
+
+__all__ = [
+    "Gateway",
+    "Keys",
+    "Outgoing",
+    "Secret",
+    "Server",
+    "Settings",
+    "Storage",
+    "Tokens",
+    "environment_for_child",
+    "load",
+    "user_config_dir",
+]
 
 _SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LISTS = ("allow", "origins")
 _NOT_SETTINGS = frozenset({"BROKER_CONFIG", "BROKER_HOME", "BROKER_VECTORS"})
 """Variables of that prefix that say something else: two folders and a file."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Secret(_Section):
-    """A provider's key: where its value comes from, and who may be sent it.
-
-    Exactly one of `env` (a variable's name) and `file` (a path) is given. `origins` are exact, such as
-    `https://api.openai.com`.
-    """
-
-    env: str | None = None
-    file: Path | None = None
-    origins: Annotated[tuple[str, ...], Field(min_length=1)]
-
-    @field_validator("env")
-    @classmethod
-    def _a_variable(cls, name: str | None) -> str | None:
-        if name is not None and (not _VARIABLE.fullmatch(name) or name.startswith("BROKER_")):
-            raise ValueError("write the name of the variable that holds the secret; BROKER_* are settings")
-        return name
-
-    @field_validator("origins")
-    @classmethod
-    def _exact(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in origins:
-            host = exact.host_of(origin)
-            if host is None:
-                raise ValueError(
-                    f"{origin!r} is no origin; write scheme://host[:port] in small letters, nothing else, "
-                    "and no default port"
-                )
-            if origin.startswith("http:") and not exact.is_loopback(host):
-                raise ValueError(f"{origin!r}: a secret would travel in the clear; use https beyond loopback")
-        return origins
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Secret:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give either `env` (a variable's name) or `file` (a path), not both")
-        return self
-
-
-class Server(_Section):
-    """Where the broker listens and what it is called from outside."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 8420
-    public_url: str | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    trusted_proxy: str | None = None
-
-    @field_validator("host")
-    @classmethod
-    def _a_host(cls, host: str) -> str:
-        if not exact.is_host(host):
-            raise ValueError(f"{host!r} is no address and no name in small letters; write one, such as 127.0.0.1")
-        return host
-
-    @field_validator("public_url")
-    @classmethod
-    def _an_origin(cls, url: str | None) -> str | None:
-        if url is not None:
-            host = exact.host_of(url)
-            if host is None:
-                raise ValueError(
-                    "write scheme://host[:port] in small letters, no path and no default port; "
-                    "it is the issuer identifier"
-                )
-            if url.startswith("http:") and host not in exact.LOOPBACK:
-                raise ValueError("plain http is for loopback only; use https")
-            if host in ("0.0.0.0", "::"):  # noqa: S104  refused, not listened on
-                raise ValueError(f"{host} is where to listen, and nobody can be sent there; write the broker's name")
-        return url
-
-    @field_validator("trusted_proxy")
-    @classmethod
-    def _an_address(cls, proxy: str | None) -> str | None:
-        """A name would never equal the peer's address, and so name no proxy at all."""
-        if proxy is None:
-            return None
-        address = ip_address(proxy)
-        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-        if address.is_unspecified or address.is_multicast or mapped is not None:
-            raise ValueError(f"{proxy} is nobody's address; write the one that the proxy connects from")
-        return str(address)
-
-    @model_validator(mode="after")
-    def _no_plain_http_outside(self) -> Server:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together")
-        if self.tls_cert is not None and self.public_url is not None and self.public_url.startswith("http:"):
-            raise ValueError("public_url says http, and tls_cert makes it https: write https in public_url")
-        if (self.public_url or "").startswith("https:") and self.tls_cert is None and self.trusted_proxy is None:
-            raise ValueError(
-                "public_url says https and nothing speaks it: set tls_cert and tls_key, or name the proxy that "
-                "ends TLS in trusted_proxy, such as 127.0.0.1 for one on this machine"
-            )
-        if self.host not in exact.LOOPBACK and self.tls_cert is None and self.trusted_proxy is None:
-            raise ValueError(
-                f"refusing to listen on {self.host} without TLS; set tls_cert and tls_key, "
-                "or name the proxy that ends TLS in trusted_proxy"
-            )
-        if (self.host not in exact.LOOPBACK or self.trusted_proxy) and self.public_url is None:
-            raise ValueError("set public_url: beyond loopback the broker's name cannot be guessed")
-        return self
-
-
-class Storage(_Section):
-    """Where state lives."""
-
-    data_dir: Path = Path("broker-data")
-    reserve_mb: Annotated[int, Field(ge=8, le=4096)] = 32
-    commit_timeout_s: Annotated[float, Field(ge=0.1, le=1.0)] = 0.9
-
-    @field_validator("data_dir", mode="before")
-    @classmethod
-    def _named(cls, folder: object) -> object:
-        if folder == "":
-            raise ValueError("is empty; write a folder, such as /var/lib/broker")
-        return folder
-
-
-class Tokens(_Section):
-    """Lifetimes and windows of credentials, in seconds."""
-
-    lifetime_s: Annotated[int, Field(ge=30, le=600)] = 300
-    dpop_window_s: Annotated[int, Field(ge=5, le=300)] = 60
-    require_dpop_nonce: bool = False
-    accept_token_endpoint_audience: bool = False
-
-
-class Outgoing(_Section):
-    """The outgoing door: which special-use addresses are let through, by exact host and port."""
-
-    allow: tuple[str, ...] = ()
-    ca_file: Path | None = None
-
-    @field_validator("allow")
-    @classmethod
-    def _host_and_port(cls, allow: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in allow:
-            if exact.endpoint(entry) is None:
-                raise ValueError(f"{entry!r} is no host:port; write one exact host and port, such as 10.0.0.5:8443")
-        return allow
-
-    def exceptions(self) -> frozenset[tuple[str, int]]:
-        """The allowed (host, port) pairs, hosts in lower case and without brackets."""
-        return frozenset(pair for entry in self.allow if (pair := exact.endpoint(entry)) is not None)
-
-
-class Gateway(_Section):
-    """Bounds of a model call."""
-
-    max_body_bytes: Annotated[int, Field(ge=1024, le=256 * 1024 * 1024)] = 16 * 1024 * 1024
-    connect_timeout_s: Annotated[float, Field(ge=0.1, le=120)] = 10.0
-    first_byte_timeout_s: Annotated[float, Field(ge=0.1, le=3600)] = 300.0
-
-
-class Settings(_Section):
+class Settings(Section):
     """Everything in `broker.toml`. Unknown keys are refused."""
 
     server: Server = Server()
     storage: Storage = Storage()
     tokens: Tokens = Tokens()
+    keys: Keys = Keys()
     outgoing: Outgoing = Outgoing()
     gateway: Gateway = Gateway()
-    secrets: dict[str, Secret] = {}
+    secrets: dict[str, Secret] = Field(default_factory=dict)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     _given: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
@@ -252,6 +97,29 @@ class Settings(_Section):
         scheme = "https" if self.server.tls_cert is not None else "http"
         host = f"[{self.server.host}]" if ":" in self.server.host else self.server.host
         return f"{scheme}://{host}:{self.server.port}"
+
+    def sealing(self) -> tuple[Literal["passphrase", "key file"], SecretBytes] | None:
+        """Reads what seals the broker's keys on the disk; None if nothing does.
+
+        Raises:
+            ConfigurationError: a variable that is not set, or a file that cannot be read.
+        """
+        keys = self.keys
+        if keys.passphrase_env is not None:
+            value = os.environ.get(keys.passphrase_env, "")
+            if not value:
+                raise self.refusal("keys.passphrase_env", f"the variable {keys.passphrase_env} is not set or empty")
+            return "passphrase", SecretBytes(value.encode())
+        path, name = (keys.passphrase_file, "passphrase_file") if keys.passphrase_file else (keys.key_file, "key_file")
+        if path is None:
+            return None
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise self.refusal(f"keys.{name}", f"the file {path} cannot be read: {error.strerror}") from error
+        if name == "key_file":
+            return "key file", SecretBytes(data)
+        return "passphrase", SecretBytes(data.strip(b"\r\n"))
 
     def secret_values(self) -> dict[str, SecretStr]:
         """Reads each named secret from its variable or file.

@@ -1,0 +1,268 @@
+"""The log's key is replaced: on record, at one size of the tree, so that those who pinned the old one can go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import orjson
+import pytest
+from sqlalchemy import Engine
+
+from broker.audit.log import AuditLog, Step
+from broker.audit.log_keys import LogKeys
+from broker.audit.log_rotation import LogRotation
+from broker.audit.published import PublishedCheckpoint
+from broker.audit.trail import bundle, verify_bundle
+from broker.audit.tree import AuditTree
+from broker.db.engine import reading
+from broker.entropy import system_entropy
+from broker.errors import ConfigurationError, ProofInvalid, Unavailable
+from broker.formats import checkpoint, note, succession
+from broker.formats.note import NoteVerifier
+from broker.keys import KeyRing
+from tests.audit.logs import event, open_log
+from tests.build import Running, running
+from tests.fakes import FakeClock
+
+_OVERLAP_S = 1000.0
+
+
+class Log:
+    """A log with its keys, over a database, and what a restart makes of it."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.clock = FakeClock()
+        self.audit = open_log(engine, folder)
+        self.restart()
+
+    def restart(self) -> None:
+        """Everything that a process keeps in memory, read anew."""
+        self.ring = KeyRing(self.folder / "keys", system_entropy, log_origin="broker.example/log")
+        self.keys = LogKeys(self.ring.log_signers, self.ring.first_log_signer)
+        self.tree = AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
+        self.rotation = self._rotation(self.audit)
+        self.rotation.load()
+
+    def _rotation(self, audit: AuditLog) -> LogRotation:
+        return LogRotation(
+            self.engine, self.ring, self.keys, self.tree, audit, self.clock, system_entropy, overlap_s=_OVERLAP_S
+        )
+
+    async def grow(self, count: int = 1) -> str:
+        """Records some events; gives the checkpoint over them."""
+        for _ in range(count):
+            await self.audit.record(Step((event(),)))
+        head = await asyncio.to_thread(self.tree.integrate)
+        assert head is not None
+        return head
+
+    async def rotate(self, *, compromised: bool = False) -> str:
+        """Replaces the key; gives what to pin from now on."""
+        await self.rotation.rotate("test", by="operator:admin", request_id="r", compromised=compromised)
+        return self.keys.vkey
+
+    def opens(self, pinned: str, signed: str) -> int:
+        """The size of a checkpoint, for somebody with a pinned key and the published statements."""
+        key = succession.key_for(signed, NoteVerifier.parse(pinned), self.tree.successions())
+        return checkpoint.open_signed(signed, key).size
+
+    def files(self) -> list[str]:
+        """The log's private keys on the disk."""
+        return sorted(path.name for path in (self.folder / "keys").glob("log*.pem"))
+
+
+@pytest.fixture
+async def log(engine: Engine, tmp_path: Path) -> AsyncIterator[Log]:
+    """A log of three entries."""
+    made = Log(engine, tmp_path)
+    await made.grow(3)
+    yield made
+    made.audit.close()
+
+
+def _signers(signed: str) -> set[bytes]:
+    return {key_id for _, key_id in note.unverified_signers(signed)}
+
+
+def _id(vkey: str) -> bytes:
+    return NoteVerifier.parse(vkey).key_id
+
+
+async def test_both_keys_sign_in_the_overlap_and_then_the_new_one(log: Log) -> None:
+    """Who pinned either key verifies what comes; afterwards the old key is destroyed, and statements lead on."""
+    old = log.keys.vkey
+    new = await log.rotate()
+    assert new != old
+    head = await log.grow()
+    assert _signers(head) == {_id(old), _id(new)}
+    checkpoint.open_signed(head, NoteVerifier.parse(old))
+    log.clock.advance(_OVERLAP_S - 1)
+    await log.rotation.advance()
+    assert _signers(await log.grow()) == {_id(old), _id(new)}
+    log.clock.advance(1)
+    await log.rotation.advance()
+    head = await log.grow()
+    assert _signers(head) == {_id(new)}
+    assert log.opens(old, head) == log.opens(new, head)
+    assert log.files() == [f"log-{_id(new).hex()}.pem"]
+
+
+async def test_the_head_is_the_new_keys_from_that_moment(log: Log) -> None:
+    """No checkpoint is left that only the old key signed, not even the one of the handover."""
+    old = log.keys.vkey
+    before = log.tree.head()
+    new = await log.rotate()
+    assert _signers(before) == {_id(old)}
+    assert _signers(log.tree.head()) == {_id(old), _id(new)}
+    (statement,) = log.tree.successions()
+    said = succession.open_signed(statement)
+    handed = checkpoint.parse_unverified(log.tree.head())
+    assert (said.old, said.new, said.size, said.root) == (old, new, handed.size, handed.root)
+
+
+async def test_a_stolen_key_signs_nothing_any_more(log: Log) -> None:
+    """No overlap: it is destroyed at once, and so are those that signed beside it; what it signs later is not taken."""
+    first = log.keys.vkey
+    await log.rotate()
+    stolen, signer = log.keys.vkey, log.ring.log_signers[log.keys.vkey]
+    new = await log.rotate(compromised=True)
+    assert log.files() == [f"log-{_id(new).hex()}.pem"]
+    head = await log.grow()
+    assert _signers(head) == {_id(new)}
+    assert log.opens(first, head) == log.opens(stolen, head) == checkpoint.parse_unverified(head).size
+    forged = checkpoint.sign(checkpoint.parse_unverified(head), signer)
+    for pinned in (first, stolen, new):
+        with pytest.raises(ProofInvalid):
+            log.opens(pinned, forged)
+
+
+async def test_old_checkpoints_and_bundles_verify_under_the_new_key(log: Log) -> None:
+    """An auditor who pins the new key verifies what was kept from before, and the other way round."""
+    old, before = log.keys.vkey, log.tree.head()
+    with reading(log.engine) as session:
+        earlier = bundle(session, log.tree, 1)
+    new = await log.rotate(compromised=True)
+    await log.grow(5)
+    assert log.opens(new, before) == 3
+    with reading(log.engine) as session:
+        later = bundle(session, log.tree, 1)
+    statements = log.tree.successions()
+    assert verify_bundle(later, NoteVerifier.parse(old)).index == 1
+    assert verify_bundle(later, NoteVerifier.parse(new)).index == 1
+    assert verify_bundle(earlier, NoteVerifier.parse(new), statements).index == 1
+    with pytest.raises(ProofInvalid):
+        verify_bundle(earlier, NoteVerifier.parse(new))
+    stripped = orjson.dumps({k: v for k, v in orjson.loads(later).items() if k != "successions"})
+    with pytest.raises(ProofInvalid):
+        verify_bundle(stripped, NoteVerifier.parse(old))
+
+
+async def test_a_restart_goes_on_under_the_new_key(log: Log) -> None:
+    """The database says which key signs; a key that was made and never recorded signs nothing."""
+    first = log.keys.vkey
+    new = await log.rotate()
+    log.ring.make_log_key()  # a process that died before its step
+    log.restart()
+    log.tree.check_key()
+    assert log.tree.lost() is None
+    assert log.keys.vkey == new
+    assert _signers(await log.grow()) == {_id(first), _id(new)}
+    assert log.tree.lost() is None
+
+
+async def test_a_key_that_ended_is_destroyed_at_the_next_start_if_need_be(log: Log) -> None:
+    """Died between the record and the file: the file goes when it starts again."""
+    new = await log.rotate()
+    pem = (log.folder / "keys" / "log.pem").read_bytes()
+    log.clock.advance(_OVERLAP_S)
+    await log.rotation.advance()
+    (log.folder / "keys" / "log.pem").write_bytes(pem)
+    (log.folder / "keys" / "log.pem").chmod(0o600)
+    log.restart()
+    assert log.files() == [f"log-{_id(new).hex()}.pem"]
+
+
+async def test_a_missing_key_of_the_log_ends_the_start(log: Log) -> None:
+    """Neither the older key nor a new one takes its place."""
+    new = await log.rotate()
+    (log.folder / "keys" / f"log-{_id(new).hex()}.pem").unlink()
+    with pytest.raises(ConfigurationError, match=f"keys/log-{_id(new).hex()}.pem .*restore it from the backup"):
+        log.restart()
+
+
+async def test_integration_meanwhile_never_signs_with_the_old_key_alone(log: Log) -> None:
+    """Records come and the tree is integrated by others while keys follow each other: every head can be followed."""
+    heads, done = [log.tree.head()], False
+
+    async def integrate() -> None:
+        while not done:
+            heads.append(await log.grow())
+
+    busy = [asyncio.create_task(integrate()) for _ in range(3)]
+    keys = [log.keys.vkey, *[await log.rotate() for _ in range(5)]]
+    done = True
+    await asyncio.gather(*busy)
+    sizes = [succession.open_signed(statement).size for statement in log.tree.successions()]
+    assert sizes == sorted(sizes)
+    for head in heads:
+        size = checkpoint.parse_unverified(head).size
+        for place, (key, until) in enumerate(zip(keys, sizes, strict=False)):
+            if _id(key) in _signers(head) and size > until:
+                assert _id(keys[place + 1]) in _signers(head)
+        assert {log.opens(key, head) for key in keys} == {size}
+
+
+async def test_what_is_not_recorded_changes_nothing(log: Log, engine: Engine) -> None:
+    """The database does not take it: the old key signs on, alone, also after a restart."""
+    old = log.keys.vkey
+    failing = open_log(engine, log.folder, timeout_s=0.5, probe=_full)
+    with pytest.raises(Unavailable):
+        await log._rotation(failing).rotate("test", by="operator:admin", request_id="r", compromised=True)
+    failing.close()
+    assert log.keys.vkey == old
+    assert log.tree.successions() == ()
+    assert _signers(await log.grow()) == {_id(old)}
+    log.restart()
+    assert log.keys.vkey == old
+
+
+def _full(point: str) -> None:
+    if point == "applied":
+        raise OSError(28, "No space left on device")
+
+
+async def test_over_http_the_record_and_the_statements_are_there(tmp_path: Path) -> None:
+    """An admin replaces it, the public document leads from the old key to the new one, and the whole log verifies."""
+    async with running(tmp_path, clock=FakeClock()) as run:
+        old, admin = run.broker.log_key, await run.operator()
+        await run.check_log()
+        answer = await admin.post("/api/v1/keys/rotate", json={"log": True, "why": "a new year"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["log"] == run.broker.log_key != old
+        await _check_document(run, old)
+        await run.check_log()
+        refused = await admin.post("/api/v1/keys/rotate", json={"log": True, "compromised": old})
+        assert refused.status_code == 400
+        done = await admin.post("/api/v1/keys/rotate", json={"log": True, "compromised": run.broker.log_key})
+        assert done.status_code == 200, done.text
+        await _check_document(run, old)
+        await run.check_log()
+        kinds = await run.kinds()
+        assert kinds.count("LogKeyRotated") == 2
+    async with running(tmp_path, clock=FakeClock()) as again:
+        again.checkpoint = run.checkpoint
+        await again.check_log()
+
+
+async def _check_document(run: Running, old: str) -> None:
+    async with httpx2.AsyncClient(base_url=run.url) as client:
+        document = (await client.get("/log/keys")).json()
+        head = (await client.get("/log/checkpoint")).text
+    assert document["key"] == run.broker.log_key
+    key = succession.key_for(head, NoteVerifier.parse(old), document["successions"])
+    assert checkpoint.open_signed(head, key).origin == run.broker.keys.log_origin
