@@ -230,9 +230,9 @@ class SigningKeys:
 
     async def _made(self, now: float) -> SigningKeyLife:
         """A new key, durable in the folder and known to nobody yet; one that an earlier try left comes first."""
-        left = (key for kid, key in self._ring.token_keys.items() if kid not in self._lives)
-        key = next((key for key in left if key.algorithm == self._schedule.algorithm), None)
-        key = key or await asyncio.to_thread(self._ring.make_token_key, self._schedule.algorithm)
+        unused = [key for kid, key in self._ring.token_keys.items() if kid not in self._lives]
+        left = [key for key in unused if key.algorithm == self._schedule.algorithm]
+        key = left[0] if left else await asyncio.to_thread(self._ring.make_token_key, self._schedule.algorithm)
         return SigningKeyLife(key.kid, key.algorithm, now)
 
     async def _record(self, events: Iterable[Event], lives: Sequence[SigningKeyLife]) -> Receipt:
