@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from broker.clock import SystemClock
 from tests.build import es256, free_port
 from tests.cli.running import PROGRAM, environment
-from tests.docs.document import Document
+from tests.docs.document import Document, is_shown
 
 NAME = "broker.example.com:8443"
 
@@ -31,15 +31,20 @@ class Machine:
     Args:
         folder: stands for `/`.
         operating: the document, for the configuration and the command that the service manager runs.
+
+    Attributes:
+        home: the folder in which commands run; the sign-in of whoever runs them is in it.
+        link: the sign-in link that person was sent; without one it is the first that the service printed.
     """
 
     def __init__(self, folder: Path, operating: Document) -> None:
         self.folder = folder
-        self.home = folder / "at-work"
+        self.home = folder
+        self.link = ""
         self._port = free_port()
         self._operating = operating
         self._service: subprocess.Popen[str] | None = None
-        self.home.mkdir()
+        self.person("at-work")
         for path in ("etc/broker", "var/lib/broker", "var/backups/broker"):
             (folder / path).mkdir(mode=0o700, parents=True)
         (configuration,) = operating.section("Configure").blocks("toml")
@@ -49,11 +54,6 @@ class Machine:
         _certify(etc)
         for file in etc.iterdir():
             file.chmod(0o600)
-        self._environment = {
-            **environment(self.home / "home"),
-            "PATH": f"{Path(PROGRAM).parent}:{os.defpath}",
-            "SSL_CERT_FILE": str(etc / "cert.pem"),
-        }
 
     def __enter__(self) -> Self:
         return self
@@ -62,6 +62,11 @@ class Machine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+
+    def person(self, name: str) -> None:
+        """Whoever runs the commands from now on, with a home of their own."""
+        self.home = self.folder / "home" / name
+        self.home.mkdir(parents=True, exist_ok=True)
 
     def here(self, text: str) -> str:
         """What a document says, with the paths and the name of this machine."""
@@ -79,11 +84,11 @@ class Machine:
         if line.startswith("systemctl "):
             self._systemctl(line)
             return ""
-        line = re.sub(r"'https://\S+#…'", lambda _: f"'{self._link()}'", line)
+        line = re.sub(r"'https://\S+#…'", lambda _: f"'{self.link or self._first_link()}'", line)
         done = subprocess.run(
             ["sh", "-ec", self.here(line)],
             cwd=self.home,
-            env=self._environment,
+            env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -93,9 +98,26 @@ class Machine:
         assert done.returncode == 0, f"{line}: {done.stdout}"
         return done.stdout
 
+    def follow(self, document: Document) -> str:
+        """Runs every command of a document; what it shows of the answers must be in them. Gives the last answers."""
+        printed = ""
+        for block in document.blocks("sh", "text"):
+            if block.language == "sh":
+                printed = "".join(self.run(line) for line in block.lines)
+            else:
+                assert is_shown(self.here(block.text), printed), f"{block.text}\n---\n{printed}"
+        return printed
+
     def journal(self) -> str:
         """What the service has said."""
         return (self.folder / "journal").read_text("utf-8")
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **environment(self.home / "signed-in"),
+            "PATH": f"{Path(PROGRAM).parent}:{os.defpath}",
+            "SSL_CERT_FILE": str(self.folder / "etc/broker/cert.pem"),
+        }
 
     def _systemctl(self, line: str) -> None:
         if line in ("systemctl enable --now broker", "systemctl start broker"):
@@ -109,7 +131,7 @@ class Machine:
         (command,) = re.findall(r"^ExecStart=(.+)$", unit.text, re.MULTILINE)
         with (self.folder / "journal").open("w") as journal:
             self._service = subprocess.Popen(
-                self.here(command).split(), cwd=self.folder, env=self._environment, stderr=journal, text=True
+                self.here(command).split(), cwd=self.folder, env=self._environment(), stderr=journal, text=True
             )
         _until(lambda: "for auditors to pin" in self.journal() or self._ended())
         assert not self._ended(), self.journal()
@@ -123,7 +145,7 @@ class Machine:
             assert self._service.wait(timeout=30) == 0, self.journal()
             self._service = None
 
-    def _link(self) -> str:
+    def _first_link(self) -> str:
         _until(lambda: "login#" in self.journal())
         (link,) = re.findall(r"https://\S+/login#[\w-]+", self.journal())
         return str(link)
