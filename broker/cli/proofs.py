@@ -142,7 +142,8 @@ def checkpoint(
             print_json({**told, "verified": pinned is not None, "continues": grew_from, "replaced_by": now})
             return
         typer.echo(note, nl=False)
-        said = "signed by the key that you pinned or one that follows it" if pinned else "not verified: give --key"
+        said = "signed by the key that you pinned" if now is None else "signed by a key that follows the one you pinned"
+        said = said if pinned else "not verified: give --key"
         err.print(f"{head.size} entries, {said}.")
         if now is not None:
             err.print("The log's key was replaced, by a statement that both keys signed. Pin this one from now on:")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,14 +16,14 @@ from broker.demo.server import in_thread
 from broker.entropy import system_entropy
 from tests.build import free_port
 from tests.cli.running import PROGRAM, environment
+from tests.docs.document import Document
 
-README = Path(__file__).parents[2] / "README.md"
+README = Document.read("README.md")
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks of one language, without their indentation."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
+    """The README's code blocks of one language."""
+    return [block.text for block in README.blocks(language)]
 
 
 def test_the_first_real_use_works_as_written(tmp_path: Path) -> None:
