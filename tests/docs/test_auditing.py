@@ -38,6 +38,13 @@ def test_an_auditor_verifies_by_the_document(tmp_path: Path) -> None:
         machine.follow(AUDITING.section("Verify it with a program of your own"))
         assert '"BrokerStarted"' in machine.follow(AUDITING.section("A log that was restored"))
         _check_alterations(machine)
+        machine.person("at-work")
+        new = json.loads(machine.run("broker keys rotate --log --compromised current --json"))["log"]
+        machine.person("rita")
+        assert new in machine.run("broker audit checkpoint --key log.vkey --checkpoint-state log.checkpoint")
+        assert "proved." in machine.run("broker audit verify record.json --key log.vkey")
+        (machine.home / "log.vkey").write_text(new)
+        assert "proved." in machine.follow(AUDITING.section("When the key is replaced"))
 
 
 def _check_alterations(machine: Machine) -> None:
