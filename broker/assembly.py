@@ -29,7 +29,7 @@ from broker.db.engine import DATABASE, open_engine, reading, sqlite_url
 from broker.db.lock import FolderLock
 from broker.db.reserve import DiskReserve
 from broker.db.writer import no_probe
-from broker.entropy import Entropy, new_id, system_entropy
+from broker.entropy import Entropy, new_id_in_order, system_entropy
 from broker.errors import ConfigurationError, Malformed
 from broker.gateway.calls import CallRules, Gateway
 from broker.gateway.endpoints import Catalogue
@@ -101,8 +101,8 @@ class Broker:
         return self.log_keys.vkey
 
     def new_request_id(self) -> str:
-        """Names one request in every record that it leaves."""
-        return new_id(self.entropy)
+        """Names one request in every record that it leaves. Ids of one time share a page of the index."""
+        return new_id_in_order(self.entropy, self.clock.now())
 
     async def read(self, query: Callable[[Session], T]) -> T:
         """Runs a query off the loop, in a session that is closed at the end."""

@@ -88,6 +88,10 @@ class _Server(uvicorn.Server):
         return self.failure is None
 
 
+_COLLECTED_AFTER = (20_000, 10, 20)
+"""Objects made before the youngest are collected: requests leave few cycles, and Python's 700 is some ten requests."""
+
+
 def _uvicorn(broker: Broker, server: _Server, *, accept_lost_records: bool) -> uvicorn.Config:
     chosen = broker.settings.server
 
@@ -101,6 +105,7 @@ def _uvicorn(broker: Broker, server: _Server, *, accept_lost_records: bool) -> u
         try:
             async with jobs.running(broker):
                 gc.collect()
+                gc.set_threshold(*_COLLECTED_AFTER)
                 gc.freeze()  # what start-up made lives as long as the process; collecting it again costs every request
                 yield
         finally:

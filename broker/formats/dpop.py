@@ -202,7 +202,7 @@ def _normal_escape(match: re.Match[str]) -> str:
 
 def _embedded_key(header: Mapping[str, object]) -> PublicKey:
     members = header.get("jwk")
-    if not isinstance(members, Mapping):
+    if not isinstance(members, dict):
         raise Malformed("Its header must carry the public key as jwk.")
     return jwk.parse_public(members)
 

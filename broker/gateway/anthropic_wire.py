@@ -38,11 +38,11 @@ def _told(members: Mapping[str, object]) -> Told:
     """A message, or an event: `message_start` holds the message as it begins, `message_delta` the counts so far."""
     kind = members.get("type")
     message = members.get("message") if kind == "message_start" else members
-    usage = message.get("usage") if isinstance(message, Mapping) else None
-    if not isinstance(usage, Mapping):
+    usage = message.get("usage") if isinstance(message, dict) else None
+    if not isinstance(usage, dict):
         return Told(done=kind == "message_stop", failed=kind == "error")
     steps = usage.get("iterations")
-    sampled = [each for each in steps if isinstance(each, Mapping)] if isinstance(steps, list) else []
+    sampled = [each for each in steps if isinstance(each, dict)] if isinstance(steps, list) else []
     return Told(
         _total(_given(usage), map(_given, sampled)),
         _total(count(usage.get("output_tokens")), (count(each.get("output_tokens")) for each in sampled)),

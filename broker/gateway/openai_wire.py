@@ -12,8 +12,8 @@ from broker.gateway.wire import Told, Wire, count
 
 def _told(members: Mapping[str, object]) -> Told:
     usage = members.get("usage")
-    failed = isinstance(members.get("error"), Mapping)
-    if not isinstance(usage, Mapping):
+    failed = isinstance(members.get("error"), dict)
+    if not isinstance(usage, dict):
         return Told(failed=failed)
     return Told(count(usage.get("prompt_tokens")), count(usage.get("completion_tokens")), failed=failed)
 

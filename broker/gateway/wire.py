@@ -182,7 +182,7 @@ class UsageCounter:
             members = orjson.loads(data)
         except orjson.JSONDecodeError:
             return
-        if not isinstance(members, Mapping):
+        if not isinstance(members, dict):
             return
         told = self._wire.told(members)
         if told.input_tokens is not None:
