@@ -126,6 +126,7 @@ ANTHROPIC = Wire(
     tools_name_models=True,
     queries=frozenset({b"", b"beta=true"}),  # `client.beta.messages` of older SDKs
     telling=(b'"usage"', b'"message_stop"', b'"error"'),
+    saying_nothing=(),
     told=_told,
     last_line=b"",
     model_list=_model_list,

@@ -49,7 +49,8 @@ class Wire:
         elsewhere: members of a body that would let the provider answer from another model or address, in small letters.
         tools_name_models: whether an item of `tools` may name a model that is asked as well; such a tool is refused.
         queries: the query strings that pass with a call; each is passed on as it is.
-        telling: a line of a stream is read only if one of these stands in it.
+        telling: a line of a stream is read only if one of these stands in it,
+        saying_nothing: more often than one of these, which begin with it and leave it empty.
         told: reads a document or an event.
         last_line: the line that ends a stream and is no JSON; empty if there is none.
         model_list: the answer to a request for the models, from its query string.
@@ -68,6 +69,7 @@ class Wire:
     tools_name_models: bool
     queries: frozenset[bytes]
     telling: tuple[bytes, ...]
+    saying_nothing: tuple[bytes, ...]
     told: Callable[[Mapping[str, object]], Told]
     last_line: bytes
     model_list: Callable[[Sequence[Model], bytes], bytes]
@@ -149,6 +151,9 @@ class UsageCounter:
             if self.size <= _MAX_WHOLE:
                 self._kept += chunk
             return
+        whole = chunk.endswith(b"\n") and not self._kept and not self._overlong
+        if whole and not self._tells(chunk) and (not self._wire.last_line or self._wire.last_line not in chunk):
+            return  # lines of which none is read: most of a stream
         *lines, rest = chunk.split(b"\n")
         for line in lines:
             if not self._overlong and len(self._kept) + len(line) <= _MAX_LINE:
@@ -172,10 +177,15 @@ class UsageCounter:
     def _line(self, line: bytes) -> None:
         if not line.startswith(b"data:"):
             return
-        if any(word in line for word in self._wire.telling):
+        if self._tells(line):
             self._document(line[5:])
         elif self._wire.last_line and line[5:].strip() == self._wire.last_line:
             self.done = True
+
+    def _tells(self, text: bytes) -> bool:
+        """Whether a line, or several, may say what was used or that something failed."""
+        said = sum(map(text.count, self._wire.telling))
+        return said > 0 and said > sum(map(text.count, self._wire.saying_nothing))
 
     def _document(self, data: bytes) -> None:
         try:
