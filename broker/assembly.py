@@ -12,7 +12,7 @@ from typing import TypeVar
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from broker import premises
+from broker import database_url, premises
 from broker.audit import trail
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
@@ -25,11 +25,12 @@ from broker.audit.untold import Untold
 from broker.changes.proposals import Changes
 from broker.clock import Clock, SystemClock
 from broker.db import claims
-from broker.db.engine import DATABASE, open_engine, reading, sqlite_url
+from broker.db.engine import begin_to_write, is_empty, is_server, open_engine, open_server, reading
 from broker.db.lock import FolderLock
 from broker.db.reserve import DiskReserve
+from broker.db.sqlite import sqlite_url
 from broker.db.writer import no_probe
-from broker.entropy import Entropy, new_id_in_order, system_entropy
+from broker.entropy import Entropy, new_id, new_id_in_order, system_entropy
 from broker.errors import ConfigurationError, Malformed
 from broker.gateway.calls import CallRules, Gateway
 from broker.gateway.endpoints import Catalogue
@@ -234,16 +235,17 @@ def assemble(
     )
     data_dir = settings.storage.data_dir
     lock = FolderLock(data_dir)
+    engine: Engine | None = None
     try:
-        first = not (data_dir / DATABASE).exists()
-        keys = open_keys(settings, entropy, make=first)
-        engine = open_engine(sqlite_url(data_dir))
+        engine = _open_database(settings, entropy)
+        keys = open_keys(settings, entropy, make=is_empty(engine))
         prepare(engine)
+        begin_to_write(engine, new_id(entropy))
         audit = AuditLog(
             engine,
             tag_key=keys.tag_key,
             entropy=entropy,
-            reserve=DiskReserve(data_dir, settings.storage.reserve_mb * 1024 * 1024),
+            reserve=None if is_server(engine) else DiskReserve(data_dir, settings.storage.reserve_mb * 1024 * 1024),
             timeout_s=settings.storage.commit_timeout_s,
             probe=probe,
         )
@@ -255,8 +257,17 @@ def assemble(
             )
         return _build(settings, clock, entropy, engine, lock, keys, audit, provider_keys, outbound)
     except BaseException:
+        if engine is not None:
+            engine.dispose()
         lock.release()
         raise
+
+
+def _open_database(settings: Settings, entropy: Entropy) -> Engine:
+    if settings.storage.database is None:
+        return open_engine(sqlite_url(settings.storage.data_dir))
+    place = database_url.keywords(settings.storage.database)
+    return open_server(place, settings.database_password(), new_id(entropy))
 
 
 def _build(
@@ -290,9 +301,8 @@ def _build(
     issuers = OidcVerifier(fetching, clock)
     authenticator = Authenticator(directory, issuers, clock, audiences)
     verifier = TokenVerifier(rules, keys, directory, replay, clock)
-    bounds = CallRules(
-        settings.gateway.max_body_bytes, settings.gateway.connect_timeout_s, settings.gateway.first_byte_timeout_s
-    )
+    limits = settings.gateway
+    bounds = CallRules(limits.max_body_bytes, limits.connect_timeout_s, limits.first_byte_timeout_s)
     return Broker(
         settings=settings,
         clock=clock,
@@ -353,7 +363,7 @@ def open_keys(settings: Settings, entropy: Entropy, *, make: bool, folder: Path 
     return KeyRing(
         folder or settings.storage.data_dir / "keys",
         entropy,
-        log_origin=_log_origin(settings.issuer),
+        log_origin=settings.issuer.partition("://")[2] + "/log",  # without a scheme (C2SP tlog-checkpoint)
         make=make,
         unlock=unlock(settings),
         algorithm=settings.keys.algorithm,
@@ -388,8 +398,3 @@ def _token_rules(settings: Settings) -> TokenRules:
         audiences={audience.uri: audience for audience in audiences},
         default_audience=gateways[0].uri,
     )
-
-
-def _log_origin(issuer: str) -> str:
-    """The log's name: the issuer without its scheme (C2SP tlog-checkpoint asks for a schema-less URL)."""
-    return issuer.partition("://")[2] + "/log"

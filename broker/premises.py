@@ -59,6 +59,9 @@ def secret_files(settings: Settings, _now: float = 0.0) -> None:
     for name, secret in settings.secrets.items():
         if secret.file is not None:
             _private(settings, f"secrets.{name}.file", secret.file)
+    password = settings.storage.database_password
+    if password is not None and password.file is not None:
+        _private(settings, "storage.database_password.file", password.file)
     for key, path in (("passphrase_file", settings.keys.passphrase_file), ("key_file", settings.keys.key_file)):
         if path is not None:
             _private(settings, f"keys.{key}", path)

@@ -29,6 +29,7 @@ from broker.formats import dpop, jwk
 from broker.settings import Gateway, Keys, Outgoing, Secret, Server, Settings, Storage, Tokens
 from broker.web.app import App
 from broker.web.protocol import BoundedProtocol
+from tests import databases
 from tests.check_log import check_public_log
 
 AGENT = "nightly"
@@ -71,7 +72,9 @@ def settings_for(
     """Settings for a broker in `folder` on loopback."""
     return Settings(
         server=Server(port=port or free_port(), **(server or {})),
-        storage=Storage(data_dir=folder / "data", **{"reserve_mb": 8, **(storage or {})}),
+        storage=Storage(
+            **{"data_dir": folder / "data", "database": databases.url_for(folder), "reserve_mb": 8, **(storage or {})}
+        ),
         outgoing=Outgoing(allow=allow),
         secrets=dict(secrets or {}),
         tokens=tokens or Tokens(),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -13,9 +11,12 @@ from broker import migrations
 from broker.assembly import Broker, assemble
 from broker.audit import trail
 from broker.audit.events import Kind
+from broker.audit.tree import stored_head
+from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError, ConfigurationError, ProofInvalid, Unavailable
 from broker.formats import checkpoint
 from broker.formats.note import encode_base64
+from tests import databases
 from tests.build import running, settings_for
 
 
@@ -41,33 +42,26 @@ async def _refused(folder: Path, kind: type[BrokerError]) -> str:
 
 async def test_a_lost_database_begins_no_second_log(tmp_path: Path) -> None:
     """Keys whose log has begun, beside no database, are refused: the same key would sign two histories."""
-    for file in (await _ran_once(tmp_path)).glob("broker.db*"):
-        file.unlink()
+    databases.lose(tmp_path, await _ran_once(tmp_path))
     assert "restore the database" in await _refused(tmp_path, ConfigurationError)
 
 
 async def test_a_record_removed_while_stopped_is_noticed_at_start(tmp_path: Path) -> None:
     """The start looks before it records anything, for its own record would fill the gap."""
-    database = await _ran_once(tmp_path) / "broker.db"
-    with sqlite3.connect(database) as connection:
-        connection.execute("DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)")
-    connection.close()
+    engine = databases.open_database(tmp_path, data_dir=await _ran_once(tmp_path))
+    with writing(engine) as connection:
+        execute(connection, "DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)")
+    engine.dispose()
     assert "entries were removed" in await _refused(tmp_path, ProofInvalid)
-
-
-def _copied(data: Path, to: Path) -> None:
-    """Copies the database alone, as by hand."""
-    shutil.copy(data / "broker.db", to)
 
 
 async def _older_database(folder: Path) -> Path:
     """A data folder whose broker ran twice and whose database is that of the first run; the second was published."""
     data = await _ran_once(folder)
-    _copied(data, folder / "older.db")
+    older = databases.copied(folder, data)
     await _ran_once(folder)
-    for file in data.glob("broker.db*"):
-        file.unlink()
-    shutil.copy(folder / "older.db", data / "broker.db")
+    databases.lose(folder, data)
+    databases.put_back(older, folder, data)
     return data
 
 
@@ -101,10 +95,11 @@ async def test_a_crash_after_accepting_hides_no_loss(tmp_path: Path) -> None:
     await _older_database(tmp_path)
     broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
     broker._check_continues(True)
+    head = broker.tree.head()
     broker.audit.close()
     broker.engine.dispose()
     broker.lock.release()
-    (tmp_path / "data" / "checkpoint").write_text(broker.tree.head())
+    (tmp_path / "data" / "checkpoint").write_text(head)
     async with running(tmp_path) as run:
         (started,) = await run.broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
         assert started["groups"]["remedy"]["lost"]["published"] > 0
@@ -114,18 +109,20 @@ async def test_another_history_of_the_same_length_is_refused(tmp_path: Path) -> 
     """A copy that went on by itself elsewhere and came back has enough records, and not those that were published."""
     data = await _older_database(tmp_path)
     kept = (data / "checkpoint").read_text()
-    (data / "checkpoint").write_text(_head_of(data))
+    (data / "checkpoint").write_text(_head_of(tmp_path, data))
     for _ in range(2):
         await _ran_once(tmp_path)
     (data / "checkpoint").write_text(kept)
     assert "are not those of which a checkpoint was published" in await _refused(tmp_path, ConfigurationError)
 
 
-def _head_of(data: Path) -> str:
-    with sqlite3.connect(data / "broker.db") as connection:
-        (note,) = connection.execute("SELECT note FROM log_head").fetchone()
-    connection.close()
-    return str(note)
+def _head_of(folder: Path, data: Path) -> str:
+    engine = databases.open_database(folder, data_dir=data)
+    with reading(engine) as session:
+        head = stored_head(session.connection())
+    engine.dispose()
+    assert head is not None
+    return head
 
 
 async def test_a_kept_checkpoint_that_is_gone_or_anothers_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ from broker.formats.note import NoteVerifier, encode_base64
 from broker.keys import KeyRing
 from tests.build import Running, running, settings_for
 
+pytestmark = pytest.mark.sqlite
+
 _NOW = 1_800_000_000.0
 _DIE = """
 import os, signal, sys

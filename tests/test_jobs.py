@@ -74,6 +74,7 @@ async def test_many_refusals_are_recorded_in_parts(broker: Broker, clock: FakeCl
     check_rows(broker.engine)
 
 
+@pytest.mark.sqlite
 async def test_strangers_do_not_get_the_last_of_the_disk(broker: Broker, clock: FakeClock) -> None:
     """While the broker winds down their refusals are only counted; when there is room again none is missing."""
     database = CappedDatabase(broker.engine)
@@ -93,7 +94,7 @@ async def test_strangers_do_not_get_the_last_of_the_disk(broker: Broker, clock: 
 
 async def test_what_was_owed_is_settled_first(broker: Broker, clock: FakeClock) -> None:
     """Ends of calls that could not be recorded come before the refusals of strangers, which wait."""
-    with locked(broker.settings.storage.data_dir / "broker.db"):
+    with locked(broker.engine):
         await broker.audit.close_later(Step((_event(broker, Kind.CALL_COMPLETED),)))
     broker.refusals.count("192.0.2.1", "invalid_request", clock.now())
     clock.advance(60)

@@ -290,6 +290,7 @@ def _no_file_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.sqlite
 def test_a_disk_without_room_for_the_reserve_is_refused(tmp_path: Path) -> None:
     """The kernel gives no more: the start is refused with the room that it needs, and works once there is some."""
     found = settings_for(tmp_path)

@@ -14,6 +14,7 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 from sqlalchemy import Connection, Engine
@@ -21,8 +22,9 @@ from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
 from broker.audit.events import ABANDONED, Event, why_abandoned
 from broker.db.claims import Claim, take
-from broker.db.engine import BIG_INTEGER, insert_rows, is_full, reading
+from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading
 from broker.db.reserve import DiskReserve
+from broker.db.sqlite import is_full
 from broker.db.writer import Failed, GroupWriter, no_probe
 from broker.entropy import Entropy
 from broker.errors import BrokerError, Conflict, Unavailable
@@ -63,6 +65,7 @@ _COLUMNS = (
     "idx", "at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "entry", "leaf", "commitments",
     "groups",
 )  # fmt: skip
+_LEAF = _COLUMNS.index("leaf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ class AuditLog:
         engine: the database.
         tag_key: keys the pseudonym under which an agent stands in the public entry.
         entropy: salts.
-        reserve: disk space held back.
+        reserve: disk space held back; None where the database has a disk of its own, which it cannot help.
         timeout_s: how long a caller waits for its commit, under a second.
         probe: a test seam, see `GroupWriter`.
     """
@@ -138,7 +141,7 @@ class AuditLog:
         *,
         tag_key: bytes,
         entropy: Entropy,
-        reserve: DiskReserve,
+        reserve: DiskReserve | None,
         timeout_s: float,
         probe: Callable[[str], None] = no_probe,
     ) -> None:
@@ -151,9 +154,16 @@ class AuditLog:
             self._size = stored_size(session.connection())
         self._next: int | None = self._size
         self._last: OrderedDict[str, int] = OrderedDict()
-        self._winding_down = not reserve.hold()
+        self._proof: tuple[int, bytes] | None = None
+        self._winding_down = reserve is not None and not reserve.hold()
         self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
-            engine, apply=self._apply, settle=self._settle, abandoned=self._abandon, timeout_s=timeout_s, probe=probe
+            engine,
+            apply=self._apply,
+            landed=self._landed,
+            settle=self._settle,
+            abandoned=self._abandon,
+            timeout_s=timeout_s,
+            probe=probe,
         )
 
     @property
@@ -216,7 +226,7 @@ class AuditLog:
             except BrokerError:
                 log.exception("the end of a request can never be recorded; the next start finds it left open")
             self._owed.popleft()
-        if self._winding_down and not self._owed and await asyncio.to_thread(self._reserve.hold):
+        if self._winding_down and self._reserve and not self._owed and await asyncio.to_thread(self._reserve.hold):
             self._winding_down = False
             log.warning("there is room on the disk again: normal service")
         return len(self._owed)
@@ -247,9 +257,9 @@ class AuditLog:
         """Runs on the writer's thread, inside the transaction."""
         lost = iter(take(connection, [work.step.claims for work in works if work.step.change is None]))
         outcomes: list[Receipt | Failed] = []
-        rows: list[tuple[object, ...]] = []
+        rows: list[tuple[Any, ...]] = []
         self._load_sequences(connection, works)
-        size = stored_size(connection) if self._next is None else self._next
+        size = self._stored(connection) if self._next is None else self._next
         for work in works:
             result: object = None
             try:
@@ -266,9 +276,27 @@ class AuditLog:
             outcomes.append(Receipt(tuple(indices), result))
         insert_rows(connection, "records", _COLUMNS, rows)
         self._next = size
+        self._proof = (rows[-1][0], rows[-1][_LEAF]) if rows else None
         return outcomes
 
-    def _row(self, idx: int, prepared: _Prepared) -> tuple[object, ...]:
+    def _stored(self, connection: Connection) -> int:
+        """How many entries are stored after a failure; never fewer than were durable before it."""
+        size = stored_size(connection)
+        if size < self._size:
+            raise Unavailable(
+                f"The database holds {size} entries of {self._size} that were durable. Bring back the one that has "
+                "them, and restart the broker."
+            )
+        return size
+
+    def _landed(self, connection: Connection) -> bool:
+        """Whether the batch applied last is stored: its last leaf is like no other, for every entry is salted."""
+        if self._proof is None:
+            return False
+        found = execute(connection, "SELECT leaf FROM records WHERE idx = ?", self._proof[:1]).scalar()
+        return found is not None and bytes(found) == self._proof[1]
+
+    def _row(self, idx: int, prepared: _Prepared) -> tuple[Any, ...]:
         event = prepared.event
         seq = self._last[prepared.agent_tag] + 1
         self._last[prepared.agent_tag] = seq
@@ -283,7 +311,7 @@ class AuditLog:
             if tag in self._last:
                 self._last.move_to_end(tag)
             else:
-                found = connection.exec_driver_sql("SELECT max(seq) FROM records WHERE agent_tag = ?", (tag,)).scalar()
+                found = execute(connection, "SELECT max(seq) FROM records WHERE agent_tag = ?", (tag,)).scalar()
                 self._last[tag] = int(found) if found is not None else 0
 
     def _settle(self, error: Exception | None) -> None:
@@ -295,7 +323,7 @@ class AuditLog:
             return
         self._last.clear()
         self._next = None  # read anew in the next transaction
-        if is_full(error) and not self._winding_down:
+        if self._reserve is not None and is_full(error) and not self._winding_down:
             self._winding_down = True
             self._reserve.release()
             log.error("the disk is full: only the ends of calls are recorded until there is room")
@@ -317,7 +345,7 @@ class AuditLog:
 
 def stored_size(connection: Connection) -> int:
     """How many entries are stored, counted from the last one's index."""
-    last = connection.exec_driver_sql("SELECT max(idx) FROM records").scalar()
+    last = execute(connection, "SELECT max(idx) FROM records").scalar()
     return 0 if last is None else int(last) + 1
 
 

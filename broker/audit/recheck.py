@@ -8,7 +8,7 @@ import orjson
 from sqlalchemy import Engine
 
 from broker.audit.tree import stored_head
-from broker.db.engine import reading
+from broker.db.engine import execute, reading
 from broker.errors import ProofInvalid
 from broker.formats import checkpoint, record
 from broker.formats.checkpoint import Checkpoint
@@ -48,8 +48,8 @@ def recheck(engine: Engine, log_key: NoteVerifier) -> Rechecked:
         if note is None:
             raise ProofInvalid("The database holds no checkpoint: its log had not begun.")
         head = checkpoint.open_signed(note, log_key)
-        rows = connection.exec_driver_sql(
-            "SELECT idx, agent_tag, seq, entry, leaf, commitments, groups FROM records ORDER BY idx"
+        rows = execute(
+            connection, "SELECT idx, agent_tag, seq, entry, leaf, commitments, groups FROM records ORDER BY idx"
         )
         for idx, tag, seq, entry, leaf, commitments, groups in rows:
             fields = record.parse_entry(bytes(entry))

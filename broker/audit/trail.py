@@ -12,6 +12,7 @@ from sqlmodel import Session, col, select
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.tree import AuditTree
+from broker.db.engine import execute
 from broker.errors import Malformed, NotFound
 from broker.formats import canonical_json, checkpoint, note, record, succession, tlog_proof
 from broker.formats.merkle import leaf_hash
@@ -86,7 +87,8 @@ def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     ).first()
     kinds = sorted({Kind.CALL_ADMITTED, *CALL_ENDS})
     marks = ",".join("?" * len(kinds))
-    rows = session.connection().exec_driver_sql(
+    rows = execute(
+        session.connection(),
         f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND kind IN ({marks}) ORDER BY idx",  # noqa: S608  marks only
         (started or 0, *kinds),
     )

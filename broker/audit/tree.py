@@ -16,7 +16,7 @@ from sqlmodel import Field, SQLModel
 from broker.audit.log import stored_size
 from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
-from broker.db.engine import BIG_INTEGER, insert_rows, reading, writing
+from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, writing
 from broker.errors import ConfigurationError, NotFound, ProofInvalid, VerificationFailed
 from broker.formats import checkpoint, merkle, note
 from broker.formats.checkpoint import Checkpoint
@@ -163,7 +163,7 @@ class AuditTree:
         with reading(self._engine) as session:
             connection = session.connection()
             covered, _ = _head(connection)
-            rows = connection.exec_driver_sql("SELECT idx, at FROM records WHERE idx IN (?, ?)", (covered - 1, covered))
+            rows = execute(connection, "SELECT idx, at FROM records WHERE idx IN (?, ?)", (covered - 1, covered))
             at = {int(idx): float(moment) for idx, moment in rows}
             return Backlog(stored_size(connection), covered, at.get(covered - 1), at.get(covered))
 
@@ -241,20 +241,18 @@ def _removed(held: int, covered: int) -> ProofInvalid:
 
 
 def _head(connection: Connection) -> tuple[int, str | None]:
-    row = connection.exec_driver_sql("SELECT size, note FROM log_head WHERE id = 1").first()
+    row = execute(connection, "SELECT size, note FROM log_head WHERE id = 1").first()
     return (0, None) if row is None else (int(row[0]), str(row[1]))
 
 
 def _swap(connection: Connection, old: int, head: str | None, new: int, note: str) -> bool:
     """Replaces the head only if it is still the one we started from, to the last signature."""
     if head is None:
-        done = connection.exec_driver_sql(
-            "INSERT INTO log_head (id, size, note) VALUES (1, ?, ?) ON CONFLICT (id) DO NOTHING", (new, note)
-        )
+        statement = "INSERT INTO log_head (id, size, note) VALUES (1, ?, ?) ON CONFLICT (id) DO NOTHING"
+        done = execute(connection, statement, (new, note))
     else:
-        done = connection.exec_driver_sql(
-            "UPDATE log_head SET size = ?, note = ? WHERE id = 1 AND size = ? AND note = ?", (new, note, old, head)
-        )
+        statement = "UPDATE log_head SET size = ?, note = ? WHERE id = 1 AND size = ? AND note = ?"
+        done = execute(connection, statement, (new, note, old, head))
     return done.rowcount == 1
 
 
@@ -302,4 +300,4 @@ class _Hashes:
         return merkle.node_hash(self.hash_of(start, start + split), self.hash_of(start + split, end))
 
     def _stored(self, sql: str, *key: int) -> list[bytes]:
-        return [bytes(row[0]) for row in self._connection.exec_driver_sql(sql, key)]
+        return [bytes(row[0]) for row in execute(self._connection, sql, key)]

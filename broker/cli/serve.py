@@ -26,7 +26,7 @@ def serve(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Runs the broker on embedded storage; without any configuration on http://127.0.0.1:8420.
+    """Runs the broker; without any configuration on embedded storage, on http://127.0.0.1:8420.
 
     While no admin has signed in, a one-time sign-in link is printed at each start. With `--json`, one line of JSON
     tells standard output that the broker answers, and where.

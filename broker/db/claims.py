@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
 
-from broker.db.engine import insert_rows, reading, select_in, writing
+from broker.db.engine import execute, insert_rows, reading, select_in, writing
 
 _PRUNED_AT_ONCE = 2_000
 """Rows deleted in one transaction, some 30 ms: the writer of records waits for it."""
@@ -72,9 +72,7 @@ def take(connection: Connection, wishes: Sequence[Sequence[Claim]]) -> list[str 
 def unexpired(engine: Engine, now: float) -> list[Claim]:
     """Every claim still in force: what the memory of a restarted process begins with."""
     with reading(engine) as session:
-        rows = session.connection().exec_driver_sql(
-            "SELECT key, value, expires_at FROM claims WHERE expires_at > ?", (now,)
-        )
+        rows = execute(session.connection(), "SELECT key, value, expires_at FROM claims WHERE expires_at > ?", (now,))
         return [Claim(*row) for row in rows]
 
 
@@ -82,4 +80,4 @@ def prune(engine: Engine, now: float) -> int:
     """Deletes some of the claims that have ended by `now`; returns how many, 0 when none are left."""
     statement = "DELETE FROM claims WHERE key IN (SELECT key FROM claims WHERE expires_at <= ? LIMIT ?)"
     with writing(engine) as connection:
-        return connection.exec_driver_sql(statement, (now, _PRUNED_AT_ONCE)).rowcount
+        return execute(connection, statement, (now, _PRUNED_AT_ONCE)).rowcount

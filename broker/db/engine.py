@@ -1,91 +1,136 @@
-"""The database engine, and the few statements that must be fast or differ between databases."""
+"""The one way to the database: open it, read one state of it, write in turns, and say a statement for either kind."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import BigInteger, Connection, Engine, Integer, event
-from sqlalchemy.exc import OperationalError
-from sqlmodel import Session, create_engine
+from sqlalchemy import BigInteger, Connection, CursorResult, Engine, Float, Integer, inspect
+from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, OperationalError
+from sqlmodel import Session, SQLModel
 
-from broker.errors import Unavailable
+from broker.db.fence import Fence
+from broker.db.sqlite import open_embedded
+from broker.errors import ConfigurationError, StoreLocked, Unavailable
 
-DATABASE = "broker.db"
-"""The embedded database's file in the data folder."""
+BIG_INTEGER = BigInteger().with_variant(Integer(), "sqlite")
+"""A 64-bit column everywhere: SQLite's INTEGER has 64 bits, and only under that name can it be the row's own id."""
 
-_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
-_turns_lock = threading.Lock()
+FAILURES = (OperationalError, InternalError, Unavailable, StoreLocked, ConfigurationError)
+"""What a database raises that is full, locked, gone, or not to be written at the moment: no batch is to blame."""
 
 _ROWS_A_STATEMENT = 256
 """Rows in one INSERT. One statement a batch: each return to Python costs a turn at the interpreter's lock."""
 
 
-BIG_INTEGER = BigInteger().with_variant(Integer(), "sqlite")
-"""A 64-bit column everywhere: SQLite's INTEGER has 64 bits, and only under that name can it be the row's own id."""
+@dataclass(slots=True)
+class _Door:
+    """How an open database is written: whose turn it is, over which connections, and behind which fence."""
+
+    writes: Engine
+    fence: Fence | None = None
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Who writes next in this process: waiting here is fair, where SQLite's own waiting is a lottery."""
+
+
+_doors: WeakKeyDictionary[Engine, _Door] = WeakKeyDictionary()
+
+
+class InDoubt(Unavailable):
+    """The connection was lost in the middle of a COMMIT: only the database knows whether it landed."""
 
 
 def open_engine(url: str) -> Engine:
-    """An engine for `url` with the broker's durability settings.
-
-    SQLite runs in WAL mode with full synchronous commits: a commit that returned is on the disk. It would go on writing
-    to a file that was moved away, and make an empty one in its place, so nothing is written, and no connection opened,
-    unless the file in its place is the one that was there at the start. Fails closed; recovers when it is back.
-
-    Args:
-        url: an SQLAlchemy URL; see `sqlite_url`. The file is made, for its owner alone, when it is missing.
-    """
-    arguments = {"check_same_thread": False, "timeout": 0.7}
-    engine = create_engine(
-        url, max_overflow=-1, hide_parameters=True, connect_args=arguments
-    )  # readers never make the writer wait
-    path = Path(str(engine.url.database))
-    path.touch(mode=0o600)  # SQLite gives the files beside it the same permissions
-    opened = os.stat(path)
-
-    def check_in_place() -> None:
-        try:
-            in_place = os.path.samestat(os.stat(path), opened)
-        except OSError:
-            in_place = False
-        if not in_place:
-            raise sqlite3.OperationalError(f"{path} was moved or replaced: put it back, or restart the broker")
-
-    @event.listens_for(engine, "do_connect")
-    def _connect(*_: object) -> None:
-        check_in_place()
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself; see _begin
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=1000"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        if not connection.get_execution_options().get("broker_writes", False):
-            connection.exec_driver_sql("BEGIN DEFERRED")
-            return
-        try:
-            check_in_place()
-        except sqlite3.OperationalError as error:
-            raise OperationalError("BEGIN IMMEDIATE", None, error) from error
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
+    """The embedded database that an SQLAlchemy URL names; see `broker.db.sqlite`."""
+    engine = open_embedded(url)
+    _doors[engine] = _Door(engine)
     return engine
 
 
-def sqlite_url(data_dir: Path) -> str:
-    """The URL of the embedded database in the data folder."""
-    return f"sqlite:///{data_dir / DATABASE}"
+def open_server(
+    keywords: Mapping[str, str], password: str | None, token: str, *, write_s: float | None = None
+) -> Engine:
+    """A database of a PostgreSQL server; see `broker.db.postgresql`.
+
+    Raises:
+        StoreLocked: another broker writes to it.
+        ConfigurationError: it cannot be used, or its driver is not installed.
+    """
+    postgresql = _driver()
+    opened: tuple[Engine, Engine, Fence] = postgresql.open_server(
+        keywords, password, token, write_s or postgresql.WRITE_S
+    )
+    engine, writes, fence = opened
+    _doors[engine] = _Door(writes, fence)
+    return engine
+
+
+@contextmanager
+def looking(keywords: Mapping[str, str], password: str | None) -> Iterator[Callable[[], str]]:
+    """A question to a PostgreSQL server, as often as wanted, which writes nothing and keeps no broker out.
+
+    Yields:
+        Asks it once, and gives the server's version.
+
+    Raises:
+        ConfigurationError: it cannot be used; the text says why.
+    """
+    with _driver().looking(keywords, password) as look:
+        yield look
+
+
+def _driver() -> ModuleType:
+    try:
+        from broker.db import postgresql
+    except ImportError as error:
+        raise ConfigurationError(
+            "storage.database: the driver for PostgreSQL is not installed; run `pip install 'broker[postgresql]'`"
+        ) from error
+    return postgresql
+
+
+def is_server(engine: Engine) -> bool:
+    """Whether the database has a server of its own, with a disk of its own."""
+    return engine.dialect.name == "postgresql"
+
+
+def writer_of(engine: Engine) -> Engine:
+    """The engine of the connections that write; the same one for the embedded database."""
+    return _doors[engine].writes
+
+
+def is_empty(engine: Engine) -> bool:
+    """Whether the database holds no table at all, so that this is the first start on it."""
+    try:
+        with reading(engine) as session:
+            return not inspect(session.connection()).get_table_names()
+    except DatabaseError:
+        return False  # what is no database of ours is not empty either; the schema's history says what is wrong
+
+
+def begin_to_write(engine: Engine, name: str) -> None:
+    """Writes down that this process is the one that writes from now on; another that did so before is out.
+
+    The embedded database needs none of it: the lock on its folder ends with the process alone.
+
+    Args:
+        engine: the database, with the newest schema.
+        name: a random name for this run of the broker.
+    """
+    fence = _doors[engine].fence
+    if fence is None:
+        return
+    statement = "INSERT INTO writer (id, run) VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET run = excluded.run"
+    with writing(engine) as connection:
+        execute(connection, statement, (name,))
+    fence.run = name
 
 
 @contextmanager
@@ -98,36 +143,84 @@ def reading(engine: Engine) -> Iterator[Session]:
     try:
         with Session(engine, expire_on_commit=False) as session:
             yield session  # closing it ends the transaction, and leaves what was read usable
-    except OperationalError as error:
+    except (OperationalError, InternalError) as error:
         raise Unavailable("The database cannot be read at the moment. Try again in a second.") from error
 
 
 @contextmanager
-def writing(engine: Engine) -> Iterator[Connection]:
-    """A transaction that holds the write lock from its start, committed at the end unless an error passes."""
-    with _turn(engine), engine.connect().execution_options(broker_writes=True) as connection, connection.begin():
-        yield connection
+def writing(engine: Engine, *, patient: bool = False) -> Iterator[Connection]:
+    """A transaction that nobody else writes beside, committed at the end unless an error passes.
+
+    Args:
+        engine: the database.
+        patient: for the schema's history alone: a statement may take as long as it takes.
+
+    Raises:
+        InDoubt: the connection was lost while it was committed.
+    """
+    door = _doors[engine]
+    with door.turn, _begun(door.writes, patient) as connection:
+        ended = False
+        transaction = connection.get_transaction()
+        assert transaction is not None
+        try:
+            with transaction:
+                yield connection
+                ended = True
+        except DBAPIError as error:
+            if ended and error.connection_invalidated:
+                raise InDoubt("The database was lost while it stored this. Look whether it is done.") from error
+            raise
 
 
-def _turn(engine: Engine) -> threading.Lock:
-    """Who writes next in this process: waiting here is fair, where SQLite's own waiting is a lottery."""
-    with _turns_lock:
-        return _turns.setdefault(engine, threading.Lock())
+def _begun(writes: Engine, patient: bool) -> Connection:
+    """A connection with a transaction begun; the first try may find that the one kept was lost meanwhile."""
+    for attempt in range(2):
+        connection = writes.connect().execution_options(broker_writes=True, broker_patient=patient)
+        try:
+            connection.begin()
+        except DBAPIError as error:
+            connection.close()
+            if attempt or not error.connection_invalidated:
+                raise
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+    raise AssertionError("unreachable")
 
 
-def is_full(error: BaseException | None) -> bool:
-    """Whether a write failed for want of room: somewhere in the chain, for a full disk ends the savepoints too."""
-    while error is not None:
-        if isinstance(error, sqlite3.OperationalError) and ("full" in str(error) or "disk I/O" in str(error)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def execute(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> CursorResult[*tuple[Any, ...]]:
+    """Runs one statement, written once for every database: `?` stands for each parameter, and for nothing else."""
+    return connection.exec_driver_sql(_said(statement, connection.dialect.name), tuple(parameters))
+
+
+@lru_cache(maxsize=1024)
+def _said(statement: str, dialect: str) -> str:
+    return statement if dialect == "sqlite" else statement.replace("%", "%%").replace("?", "%s")
 
 
 @lru_cache(maxsize=1024)
 def _insert(table: str, columns: tuple[str, ...], rows: int) -> str:
     row = "(" + ",".join("?" * len(columns)) + ")"
     return f"INSERT INTO {table} ({','.join(columns)}) VALUES " + ",".join([row] * rows)  # noqa: S608  names are ours
+
+
+@lru_cache(maxsize=64)
+def _insert_arrays(table: str, columns: tuple[str, ...], dialect: Any) -> tuple[str, tuple[Callable[[Any], Any], ...]]:
+    """One array a column, in the driver's binary form: at 256 rows three times as fast as VALUES.
+
+    The driver takes no array of whole numbers and others, so such a column's values become one kind.
+    """
+    types = [SQLModel.metadata.tables[table].c[name].type for name in columns]
+    arrays = ",".join(f"%b::{type.compile(dialect)}[]" for type in types)
+    kinds = tuple(_floats if isinstance(type, Float) else list for type in types)
+    return f"INSERT INTO {table} ({','.join(columns)}) SELECT * FROM unnest({arrays})", kinds  # noqa: S608  names are ours
+
+
+def _floats(values: Iterable[Any]) -> list[float]:
+    return [float(value) for value in values]
 
 
 def insert_rows(connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
@@ -138,6 +231,11 @@ def insert_rows(connection: Connection, table: str, columns: tuple[str, ...], ro
         table, columns: names from our own table classes, never from outside.
         rows: one sequence of driver values a row, in the order of `columns`.
     """
+    if rows and connection.dialect.name == "postgresql":
+        statement, kinds = _insert_arrays(table, columns, connection.dialect)
+        arrays = tuple(kind(column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True))
+        connection.exec_driver_sql(statement, arrays)
+        return
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         part = rows[start : start + _ROWS_A_STATEMENT]
         connection.exec_driver_sql(_insert(table, columns, len(part)), tuple(chain.from_iterable(part)))
@@ -149,6 +247,9 @@ def select_in(
     """Rows of `table` whose `key` is one of `values`, in no particular order."""
     wanted = list(values)
     found: list[tuple[Any, ...]] = []
+    if connection.dialect.name == "postgresql":
+        statement = f"SELECT {columns} FROM {table} WHERE {key} = ANY(%b)"  # noqa: S608  names are ours
+        return [tuple(row) for row in connection.exec_driver_sql(statement, (wanted,))] if wanted else found
     for start in range(0, len(wanted), _ROWS_A_STATEMENT):
         part = wanted[start : start + _ROWS_A_STATEMENT]
         marks = ",".join("?" * len(part))

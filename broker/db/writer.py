@@ -2,7 +2,9 @@
 
 One thread takes whatever has queued up, applies it in one transaction, and answers after the commit. A caller that is
 refused (its claim was taken, its change conflicts) is refused alone. A caller waits a bounded time; a commit that lands
-after its caller left is handed to `abandoned`, so that the record can say that nobody received the effect.
+after its caller left is handed to `abandoned`, so that the record can say that nobody received the effect. When the
+database is lost in the middle of a COMMIT, nobody is answered, and nothing else is written, until it has said whether
+that one landed.
 """
 
 from __future__ import annotations
@@ -16,15 +18,17 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import OperationalError
 
-from broker.db.engine import writing
+from broker.db.engine import FAILURES, InDoubt, writing
 from broker.errors import BrokerError, Unavailable
 
 log = logging.getLogger(__name__)
 
 WorkT = TypeVar("WorkT")
 ResultT = TypeVar("ResultT")
+
+_ASKED_AGAIN_S = 0.5
+"""How often a database that was lost in a COMMIT is asked about it while nobody else wants anything."""
 
 _HANDED_OVER_AT_ONCE = 32
 """Works of one turn of the loop that are enough for a transaction of their own."""
@@ -54,6 +58,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
     Args:
         engine: where to write.
         apply: applies a batch inside the transaction; gives one result or `Failed` a work, by position.
+        landed: asked in a later transaction whether the batch applied last, whose commit was in doubt, is stored.
         settle: told on the thread whether the batch became durable, so that state in memory follows or falls back.
         abandoned: told on the loop of a work that became durable after its caller had left.
         timeout_s: how long a caller waits, under a second.
@@ -67,6 +72,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
         engine: Engine,
         *,
         apply: Callable[[Connection, Sequence[WorkT]], list[ResultT | Failed]],
+        landed: Callable[[Connection], bool],
         settle: Callable[[Exception | None], None],
         abandoned: Callable[[WorkT, ResultT], None],
         timeout_s: float,
@@ -76,6 +82,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
     ) -> None:
         self._engine = engine
         self._apply = apply
+        self._landed = landed
         self._settle = settle
         self._abandoned = abandoned
         self._timeout_s = timeout_s
@@ -83,6 +90,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
         self._max_batch = max_batch
         self._probe = probe
         self._failed = 0
+        self._doubt: tuple[Sequence[_Waiting[WorkT, ResultT]], list[ResultT | Failed], InDoubt] | None = None
         self._closed = False
         self._gathered: dict[asyncio.AbstractEventLoop, list[_Waiting[WorkT, ResultT]]] = {}
         self._queue: queue.SimpleQueue[_Waiting[WorkT, ResultT] | None] = queue.SimpleQueue()
@@ -140,7 +148,11 @@ class GroupWriter(Generic[WorkT, ResultT]):
     def _run(self) -> None:
         open_for_work = True
         while open_for_work:
-            first = self._queue.get()
+            try:
+                first = self._queue.get(timeout=None if self._doubt is None else _ASKED_AGAIN_S)
+            except queue.Empty:
+                self._resolve()
+                continue
             batch: list[_Waiting[WorkT, ResultT]] = []
             while True:
                 if first is None:
@@ -156,8 +168,13 @@ class GroupWriter(Generic[WorkT, ResultT]):
                     break
             if batch:
                 self._commit(batch)
+        self._resolve()
 
     def _commit(self, batch: Sequence[_Waiting[WorkT, ResultT]]) -> None:
+        results: list[ResultT | Failed] = []
+        if not self._resolve():
+            self._fail(batch)
+            return
         try:
             with writing(self._engine) as connection:
                 self._probe("begun")
@@ -165,24 +182,54 @@ class GroupWriter(Generic[WorkT, ResultT]):
                 results = self._apply(connection, [waiting.work for waiting in batch])
                 self._probe("applied")
             self._probe("committed")
+        except InDoubt as doubt:
+            log.error("the database was lost in a commit; nothing is written before it is known whether it landed")
+            self._failed += 1
+            self._doubt = (batch, results, doubt)
+            return
         except Exception as error:  # the thread must outlive whatever the database or a change throws
             self._settle(error)
-            if len(batch) > 1 and not isinstance(error, OperationalError):
+            if len(batch) > 1 and not isinstance(error, FAILURES):
                 log.warning("a batch failed and is written one by one", exc_info=error)
                 for waiting in batch:
                     self._commit([waiting])
                 return
             if not self._failed:
                 log.error("nothing can be recorded, so nothing is granted, until this is mended", exc_info=error)
-            self._failed += 1
-            failure = Unavailable("The record could not be written, so nothing was done. Try again in a second.")
-            self._answer(batch, [Failed(failure)] * len(batch))
+            self._fail(batch)
             return
+        self._land(batch, results)
+
+    def _resolve(self) -> bool:
+        """Whether nothing is in doubt: asks the database about the commit that was, and answers its callers."""
+        if self._doubt is None:
+            return True
+        batch, results, doubt = self._doubt
+        try:
+            with writing(self._engine) as connection:
+                landed = self._landed(connection)
+        except Exception as error:  # the thread must outlive whatever the database throws
+            log.warning("whether the commit landed is not known yet", exc_info=error)
+            return False
+        self._doubt = None
+        if landed:
+            self._land(batch, results)
+        else:
+            self._settle(doubt)
+            self._fail(batch)
+        return True
+
+    def _land(self, batch: Sequence[_Waiting[WorkT, ResultT]], results: Sequence[ResultT | Failed]) -> None:
         if self._failed:
             log.warning("records can be written again, after %d transactions that failed", self._failed)
             self._failed = 0
         self._settle(None)
         self._answer(batch, results)
+
+    def _fail(self, batch: Sequence[_Waiting[WorkT, ResultT]]) -> None:
+        self._failed += 1
+        failure = Unavailable("The record could not be written, so nothing was done. Try again in a second.")
+        self._answer(batch, [Failed(failure)] * len(batch))
 
     def _answer(self, batch: Sequence[_Waiting[WorkT, ResultT]], results: Sequence[ResultT | Failed]) -> None:
         """Wakes the callers: one call into each loop, however many wait there."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy import Engine
 from sqlmodel import Field, Session, SQLModel, select
 
-from broker.db.engine import reading, writing
+from broker.db.engine import execute, reading, writing
 
 _SLACK_S = 1800
 
@@ -98,12 +98,13 @@ class Instances:
     def prune(self, now: float) -> None:
         """Deletes the rows of instances whose last credential has ended. Runs off the loop."""
         with writing(self._engine) as connection:
-            connection.exec_driver_sql("DELETE FROM instances WHERE ends_at <= ?", (now,))
+            execute(connection, "DELETE FROM instances WHERE ends_at <= ?", (now,))
 
 
 def store(session: Session, instance: Instance) -> None:
     """Inserts the instance, or moves its end."""
-    session.connection().exec_driver_sql(
+    execute(
+        session.connection(),
         "INSERT INTO instances (id, agent, thumbprint, attester, first_seen, ends_at) VALUES (?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO UPDATE SET ends_at = excluded.ends_at, attester = excluded.attester",
         (instance.id, instance.agent, instance.thumbprint, instance.attester, instance.first_seen, instance.ends_at),

@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr, SecretBytes, SecretStr, ValidationError
 
 from broker import origins as exact
 from broker.errors import ConfigurationError
-from broker.settings.sections import Gateway, Keys, Outgoing, Secret, Section, Server, Storage, Tokens
+from broker.settings.sections import Gateway, Keys, Outgoing, Secret, Section, Server, Source, Storage, Tokens
 
 __all__ = [
     "Gateway",
@@ -129,20 +129,32 @@ class Settings(Section):
         """
         values: dict[str, SecretStr] = {}
         for name, secret in self.secrets.items():
-            if secret.env is not None:
-                value = os.environ.get(secret.env, "")
-                source = f"the variable {secret.env}"
-            else:
-                source = f"the file {secret.file}"
-                try:
-                    value = Path(str(secret.file)).read_text("utf-8").strip()
-                except (OSError, UnicodeDecodeError) as error:
-                    why = getattr(error, "strerror", None) or "it is no text"
-                    raise self.refusal(f"secrets.{name}.file", f"{source} cannot be read: {why}") from error
-            if not value or not value.isprintable() or not value.isascii():
-                raise self.refusal(f"secrets.{name}", f"{source} is empty or holds characters no header can carry")
-            values[name] = SecretStr(value)
+            values[name] = self._value(f"secrets.{name}", secret)
         return values
+
+    def database_password(self) -> str | None:
+        """Reads the password of the database from its variable or file; None when none is named.
+
+        Raises:
+            ConfigurationError: a variable that is not set, or a file that cannot be read.
+        """
+        source = self.storage.database_password
+        return None if source is None else self._value("storage.database_password", source).get_secret_value()
+
+    def _value(self, key: str, secret: Source) -> SecretStr:
+        if secret.env is not None:
+            value = os.environ.get(secret.env, "")
+            source = f"the variable {secret.env}"
+        else:
+            source = f"the file {secret.file}"
+            try:
+                value = Path(str(secret.file)).read_text("utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "it is no text"
+                raise self.refusal(f"{key}.file", f"{source} cannot be read: {why}") from error
+        if not value or not value.isprintable() or not value.isascii():
+            raise self.refusal(key, f"{source} is empty or holds characters no header can carry")
+        return SecretStr(value)
 
 
 def load(path: Path | None = None, **overrides: Any) -> Settings:

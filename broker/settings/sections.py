@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from broker import database_url
 from broker import origins as exact
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -18,7 +19,7 @@ _SEALING = ("passphrase_env", "passphrase_file", "key_file")
 class Section(BaseModel):
     """Frozen, and without unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def _variable(name: str | None, what: str) -> str | None:
@@ -28,21 +29,28 @@ def _variable(name: str | None, what: str) -> str | None:
     return name
 
 
-class Secret(Section):
-    """A provider's key: where its value comes from, and who may be sent it.
-
-    Exactly one of `env` (a variable's name) and `file` (a path) is given. `origins` are exact, such as
-    `https://api.openai.com`.
-    """
+class Source(Section):
+    """Where a secret's value comes from: exactly one of `env` (a variable's name) and `file` (a path) is given."""
 
     env: str | None = None
     file: Path | None = None
-    origins: Annotated[tuple[str, ...], Field(min_length=1)]
 
     @field_validator("env")
     @classmethod
     def _a_variable(cls, name: str | None) -> str | None:
         return _variable(name, "the secret")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.env is None) == (self.file is None):
+            raise ValueError("give either `env` (a variable's name) or `file` (a path), not both")
+        return self
+
+
+class Secret(Source):
+    """A provider's key: where its value comes from, and who may be sent it: exact origins, `https://api.openai.com`."""
+
+    origins: Annotated[tuple[str, ...], Field(min_length=1)]
 
     @field_validator("origins")
     @classmethod
@@ -57,12 +65,6 @@ class Secret(Section):
             if origin.startswith("http:") and not exact.is_loopback(host):
                 raise ValueError(f"{origin!r}: a secret would travel in the clear; use https beyond loopback")
         return origins
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Secret:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("give either `env` (a variable's name) or `file` (a path), not both")
-        return self
 
 
 class Server(Section):
@@ -132,9 +134,15 @@ class Server(Section):
 
 
 class Storage(Section):
-    """Where state lives."""
+    """Where state lives: keys in the data folder, everything else in its embedded database or in `database`.
+
+    `database` is a PostgreSQL server's, `postgresql://user@host/database?sslmode=verify-full`, its password in
+    `database_password` or in libpq's own password file (`~/.pgpass`).
+    """
 
     data_dir: Path = Path("broker-data")
+    database: str | None = None
+    database_password: Source | None = None
     reserve_mb: Annotated[int, Field(ge=8, le=4096)] = 32
     commit_timeout_s: Annotated[float, Field(ge=0.1, le=1.0)] = 0.9
 
@@ -144,6 +152,19 @@ class Storage(Section):
         if folder == "":
             raise ValueError("is empty; write a folder, such as /var/lib/broker")
         return folder
+
+    @field_validator("database")
+    @classmethod
+    def _a_server(cls, url: str | None) -> str | None:
+        if url is not None:
+            database_url.keywords(url)
+        return url
+
+    @model_validator(mode="after")
+    def _a_password_for_a_database(self) -> Storage:
+        if self.database_password is not None and self.database is None:
+            raise ValueError("database_password goes with database: write the server's URL there")
+        return self
 
 
 class Tokens(Section):

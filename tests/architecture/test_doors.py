@@ -24,6 +24,7 @@ ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("jwt", "joserfc", "jose", "authlib.jose"): ("broker.formats",),
     ("typer", "click", "rich"): ("broker.cli", "broker.demo"),
     ("openai", "anthropic"): ("broker.demo",),
+    ("psycopg",): ("broker.db",),
     ("broker.settings",): ("broker.assembly", "broker.cli", "broker.demo", "broker.health", "broker.premises"),
 }
 """These imports belong to these modules and to nobody else."""
@@ -87,6 +88,24 @@ def through_the_wall(source: Source) -> Iterator[str]:
                 yield f"imports {name}; of the broker, {package} uses only {', '.join(allowed)}"
 
 
+def statements_of_one_database(source: Source) -> Iterator[str]:
+    """Statements handed to a driver as they stand, which one of the databases may not understand."""
+    for node in ast.walk(source.tree):
+        if (
+            isinstance(node, ast.Attribute)
+            and node.attr == "exec_driver_sql"
+            and not _is_within(source.module, "broker.db")
+        ):
+            yield f"line {node.lineno}: exec_driver_sql; broker.db.engine.execute says a statement for every database"
+
+
+def test_every_statement_is_said_for_every_database() -> None:
+    """SQL as text goes through the door that translates it."""
+    assert complaints(statements_of_one_database, "broker") == []
+    assert list(statements_of_one_database(Source("broker/audit/log.py", "session.connection().exec_driver_sql('')")))
+    assert not list(statements_of_one_database(Source("broker/db/copy.py", "c.exec_driver_sql('PRAGMA x')")))
+
+
 def test_every_import_goes_through_its_door() -> None:
     """Libraries and settings are imported by their owners alone; the SDK and the formats stand alone."""
     assert complaints(through_the_wall, "broker") == []
@@ -107,6 +126,7 @@ def test_every_import_goes_through_its_door() -> None:
         ("broker/web/oauth.py", "from broker.settings import Settings"),
         ("broker/web/oauth.py", "from sqlmodel import select"),
         ("broker/new_part/__init__.py", "import rich"),
+        ("broker/audit/log.py", "from psycopg import errors"),
         ("broker/cli/agents.py", "import sqlalchemy.orm"),
         ("broker/client/session.py", "from broker.db.engine import reading"),
         ("broker/client/session.py", "import broker.settings as s"),

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from broker import migrations
-from broker.db.engine import open_engine, sqlite_url
+from tests.databases import open_database
 
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    """The engine of the embedded database in `tmp_path`."""
-    opened = open_engine(sqlite_url(tmp_path))
-    migrations.upgrade(opened)
+    """The engine of the database that belongs to `tmp_path`."""
+    opened = open_database(tmp_path, migrated=True)
     yield opened
     opened.dispose()

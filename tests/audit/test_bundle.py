@@ -15,15 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from broker import migrations
 from broker.audit.events import Kind
 from broker.audit.log import Step
 from broker.audit.trail import bundle, verify_bundle
 from broker.audit.tree import AuditTree
-from broker.db.engine import open_engine, reading, sqlite_url, writing
+from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError, Malformed, NotFound, ProofInvalid
 from broker.formats.note import NoteSigner, NoteVerifier
 from tests.audit.logs import event, open_log, signed_by
+from tests.databases import open_database
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 PINNED = NoteVerifier.parse(SIGNER.vkey)
@@ -50,8 +50,7 @@ def _bundle(engine: Engine, tree: AuditTree, index: int) -> bytes:
 def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The bundle of the fourth of seven records."""
     folder = tmp_path_factory.mktemp("good")
-    engine = open_engine(sqlite_url(folder))
-    migrations.upgrade(engine)
+    engine = open_database(folder, migrated=True)
     told = event("a", Kind.CALL_REFUSED, decision={"outcome": "deny"}, what={"model": "e/largë"})
     tree = _filled(engine, folder, event("b"), event("a"), event("c"), told, event("a"), event("a"), event("a"))
     tree.integrate()
@@ -274,7 +273,7 @@ def test_a_bundle_of_a_rewritten_log_does_not_verify(engine: Engine, tmp_path: P
     with writing(engine) as connection:
         entry = connection.exec_driver_sql("SELECT entry FROM records WHERE idx = 0").scalar_one()
         other = bytes(entry).replace(b"CallRefused", b"CallAllowed")
-        connection.exec_driver_sql("UPDATE records SET entry = ? WHERE idx = 0", (other,))
+        execute(connection, "UPDATE records SET entry = ? WHERE idx = 0", (other,))
     with pytest.raises(ProofInvalid, match="the entry or the proof was altered"):
         verify_bundle(_bundle(engine, tree, 0), PINNED)
     assert verify_bundle(_bundle(engine, tree, 1), PINNED).index == 1

@@ -275,6 +275,7 @@ async def test_memory_follows_what_is_durable(engine: Engine, tmp_path: Path) ->
     log.close()
 
 
+@pytest.mark.sqlite
 async def test_a_full_disk_winds_down_and_recovers(log: AuditLog, engine: Engine, tmp_path: Path) -> None:
     """On a full disk the reserve is given up, beginnings are refused at once and ends are owed, until there is room."""
     database = CappedDatabase(engine)
@@ -298,6 +299,7 @@ async def test_a_full_disk_winds_down_and_recovers(log: AuditLog, engine: Engine
     check_rows(engine)
 
 
+@pytest.mark.sqlite
 async def test_ends_are_written_while_the_disk_is_full(log: AuditLog, engine: Engine, tmp_path: Path) -> None:
     """The room that the reserve gave up is for the ends of what was begun, while all else is refused."""
     database = CappedDatabase(engine)
@@ -312,6 +314,7 @@ async def test_ends_are_written_while_the_disk_is_full(log: AuditLog, engine: En
     assert log.owed == 0
 
 
+@pytest.mark.sqlite
 async def test_a_full_disk_is_noticed_inside_a_change(log: AuditLog, engine: Engine) -> None:
     """Also when it is a step's own change that found no room."""
 
@@ -328,6 +331,7 @@ async def test_a_full_disk_is_noticed_inside_a_change(log: AuditLog, engine: Eng
     assert _instances(engine) == []
 
 
+@pytest.mark.sqlite
 async def test_a_start_on_a_full_disk_winds_down(engine: Engine, tmp_path: Path) -> None:
     """Without room for its reserve a log begins by refusing what begins, and still records ends."""
     (tmp_path / "reserve").mkdir()
@@ -345,7 +349,7 @@ async def test_a_start_on_a_full_disk_winds_down(engine: Engine, tmp_path: Path)
 async def test_owed_ends_are_recorded_in_order(log: AuditLog, engine: Engine, tmp_path: Path) -> None:
     """Ends that could not be recorded while the database was held come later, each once, in their order."""
     ends = [Step((event("a", Kind.CALL_COMPLETED, request_id=f"{number}"),)) for number in range(3)]
-    with locked(tmp_path / "broker.db"):
+    with locked(engine):
         await asyncio.gather(*(log.close_later(end) for end in ends))
     assert (log.owed, rows(engine)) == (3, [])
     assert await log.settle_owed() == 0
@@ -375,7 +379,7 @@ async def test_an_owed_end_is_not_lost_when_its_turn_is_cancelled(engine: Engine
     """The job that settles may be stopped in the middle: what was not recorded is still owed."""
     gate = Gate()
     log = open_log(engine, tmp_path, probe=gate)
-    with locked(tmp_path / "broker.db"):
+    with locked(engine):
         await log.close_later(Step((event("a", Kind.CALL_COMPLETED),)))
     gate.close("begun")
     turn = asyncio.create_task(log.settle_owed())

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from broker.audit.log import Step
+from broker.audit.log import RecordRow, Step
 from broker.audit.tree import AuditTree
-from broker.db.engine import reading, writing
+from broker.db.engine import execute, insert_rows, reading, writing
 from broker.errors import ConfigurationError, NotFound, ProofInvalid
 from broker.formats import checkpoint, merkle
 from broker.formats.checkpoint import Checkpoint
@@ -28,6 +28,9 @@ SIGNER = NoteSigner(ORIGIN, Ed25519PrivateKey.generate())
 VERIFIER = NoteVerifier.parse(SIGNER.vkey)
 
 
+_COLUMNS = tuple(RecordRow.model_fields)
+
+
 def _leaf(index: int) -> bytes:
     return hashlib.sha256(f"leaf {index}".encode()).digest()
 
@@ -36,12 +39,12 @@ def _grow(engine: Engine, size: int) -> None:
     """Puts rows with the leaves of `_leaf` behind those that are there, until there are `size`."""
     with writing(engine) as connection:
         start = connection.exec_driver_sql("SELECT count(*) FROM records").scalar_one()
-        connection.exec_driver_sql(
-            "INSERT INTO records (idx, at, kind, agent, agent_tag, seq, outcome, model, request_id, entry, leaf, "
-            "commitments, groups) VALUES (?, 0, '', '', '', ?, '', '', '', x'', ?, x'', x'')",
-            [(index, index, _leaf(index)) for index in range(start, size)] or [(-1, -1, b"")],
-        )
-        connection.exec_driver_sql("DELETE FROM records WHERE idx < 0")
+        filled = {"at": 0.0, "entry": b"", "commitments": b"", "groups": b""}
+        rows = [
+            tuple({**filled, "idx": index, "seq": index, "leaf": _leaf(index)}.get(name, "") for name in _COLUMNS)
+            for index in range(start, size)
+        ]
+        insert_rows(connection, "records", _COLUMNS, rows)
 
 
 def _empty(engine: Engine) -> None:
@@ -174,8 +177,8 @@ def test_the_head_comes_with_its_subtrees(engine: Engine) -> None:
     _grow(engine, 256)
     tree = AuditTree(engine, signed_by(SIGNER))
     with writing(engine) as connection:  # makes the subtree's insert, and with it the swap, fail
-        connection.exec_driver_sql("INSERT INTO subtrees (level, n, hash) VALUES (1, 0, zeroblob(32))")
-    with pytest.raises(Exception, match="UNIQUE"):
+        insert_rows(connection, "subtrees", ("level", "n", "hash"), [(1, 0, bytes(32))])
+    with pytest.raises(Exception, match=r"(?i)unique"):
         tree.integrate()
     with pytest.raises(NotFound):
         tree.head()
@@ -255,9 +258,9 @@ def test_removed_entries_are_noticed_and_told(engine: Engine, size: int) -> None
 @pytest.mark.parametrize(
     "attack",
     [
-        pytest.param("UPDATE records SET leaf = x'{other}' WHERE idx = 299", id="last"),
-        pytest.param("UPDATE records SET leaf = x'{other}' WHERE idx = 256", id="first of the open tile"),
-        pytest.param("UPDATE subtrees SET hash = x'{other}' WHERE n = 0", id="a stored subtree"),
+        pytest.param("UPDATE records SET leaf = {other} WHERE idx = 299", id="last"),
+        pytest.param("UPDATE records SET leaf = {other} WHERE idx = 256", id="first of the open tile"),
+        pytest.param("UPDATE subtrees SET hash = {other} WHERE n = 0", id="a stored subtree"),
     ],
 )
 def test_no_second_history_is_signed(engine: Engine, attack: str) -> None:
@@ -266,7 +269,7 @@ def test_no_second_history_is_signed(engine: Engine, attack: str) -> None:
     tree = AuditTree(engine, signed_by(SIGNER))
     head = tree.integrate()
     with writing(engine) as connection:
-        connection.exec_driver_sql(attack.format(other="ab" * 32))
+        execute(connection, attack.format(other="?"), (b"\xab" * 32,))
     _grow(engine, 301)
     with pytest.raises(ProofInvalid, match="first 300 entries are not those of the last checkpoint"):
         tree.integrate()

@@ -20,8 +20,9 @@ from broker.audit.log_keys import LogKeys
 from broker.audit.tree import AuditTree
 from broker.clock import SystemClock
 from broker.db.claims import Claim
-from broker.db.engine import open_engine, sqlite_url
+from broker.db.engine import open_engine
 from broker.db.reserve import DiskReserve
+from broker.db.sqlite import sqlite_url
 from broker.entropy import new_id, system_entropy
 from broker.formats.note import NoteSigner
 from tests.bench import machine

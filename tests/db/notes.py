@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, Engine
 
-from broker.db.engine import insert_rows, reading, writing
+from broker.db.engine import execute, reading, writing
 from broker.db.writer import Failed, GroupWriter
 from broker.errors import Conflict
 
@@ -64,7 +64,7 @@ class Notes:
 
     def __init__(self, engine: Engine, *, timeout_s: float = 5.0, capacity: int = 4096, max_batch: int = 256) -> None:
         with writing(engine) as connection:
-            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS notes (text TEXT)")
+            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS notes (place INTEGER, text TEXT)")
         self.engine = engine
         self.gate = Gate()
         self.settled: list[Exception | None] = []
@@ -73,6 +73,7 @@ class Notes:
         self.writer: GroupWriter[str, str] = GroupWriter(
             engine,
             apply=self._apply,
+            landed=self._landed,
             settle=self.settled.append,
             abandoned=lambda work, result: self.abandoned.append((work, result)),
             timeout_s=timeout_s,
@@ -85,16 +86,22 @@ class Notes:
         self.batches.append(list(works))
         if "poison" in works:
             raise ValueError("this batch cannot be written")
-        insert_rows(connection, "notes", ("text",), [(work,) for work in works if work != "no"])
+        for work in works:
+            if work != "no":
+                execute(connection, "INSERT INTO notes VALUES ((SELECT count(*) FROM notes), ?)", (work,))
         return [
             Failed(Conflict(f"refused at {place}")) if work == "no" else f"{work} at {place}"
             for place, work in enumerate(works)
         ]
 
+    def _landed(self, connection: Connection) -> bool:
+        """Whether the last note of the last batch is stored; notes in doubt are unlike all others."""
+        return execute(connection, "SELECT 1 FROM notes WHERE text = ?", (self.batches[-1][-1],)).first() is not None
+
     def stored(self) -> list[str]:
         """Every note that is durable, in order."""
         with reading(self.engine) as session:
-            rows = session.connection().exec_driver_sql("SELECT text FROM notes ORDER BY rowid")
+            rows = session.connection().exec_driver_sql("SELECT text FROM notes ORDER BY place")
             return [str(row[0]) for row in rows]
 
     async def hold(self, point: str = "begun") -> asyncio.Task[str]:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from broker.db.claims import Claim, prune, take, unexpired
-from broker.db.engine import open_engine, reading, sqlite_url, writing
+from broker.db.engine import reading, writing
 from broker.errors import Unavailable
 from broker.tokens.replay import MARGIN_S, ReplayMemory, proof_claim
+from tests.databases import open_database
 
 END = 1_000.0
 
@@ -124,7 +125,7 @@ def test_memory_after_a_restart_holds_what_was_durable(tmp_path: Path, engine: E
     """A process that starts anew refuses what was used before it, and lets evidence come again for its own key only."""
     _take(engine, [_claim("proof"), _claim("evidence", "mine"), _claim("ended", "", 500.0)])
     engine.dispose()
-    again = open_engine(sqlite_url(tmp_path))
+    again = open_database(tmp_path)
     memory = ReplayMemory(unexpired(again, 600.0))
     assert len(memory) == 2
     assert not memory.claim(_claim("proof"), 600.0)

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
-from broker.db.engine import insert_rows, is_full, open_engine, reading, select_in, sqlite_url, writing
+from broker.db.engine import insert_rows, open_engine, reading, select_in, writing
+from broker.db.sqlite import is_full, sqlite_url
 from broker.errors import Unavailable
 from tests.faults import CappedDatabase, locked, moved
 
@@ -25,6 +26,7 @@ def _write(engine: Engine, *keys: str) -> None:
         insert_rows(connection, "claims", ("key", "value", "expires_at"), [(key, "", 1.0) for key in keys])
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)])
 def test_every_connection_is_durable(engine: Engine, pragma: str, value: object) -> None:
     """Full synchronous commits in WAL mode, on the first connection of the pool and on a second one."""
@@ -32,6 +34,7 @@ def test_every_connection_is_durable(engine: Engine, pragma: str, value: object)
         assert [c.exec_driver_sql(f"PRAGMA {pragma}").scalar() for c in (one, two)] == [value, value]
 
 
+@pytest.mark.sqlite
 def test_the_files_are_the_owners_alone(tmp_path: Path, engine: Engine) -> None:
     """The database and the files beside it can be read by nobody else, whatever the umask lets through."""
     _write(engine, "a")
@@ -81,6 +84,7 @@ def test_readers_never_keep_the_writer_waiting(engine: Engine) -> None:
     assert _claims(engine) == ["a"]
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_full_disk_is_told_from_other_failures(engine: Engine, nested: bool) -> None:
     """Also when the failure ended the savepoint that it happened in, and the database complains of that instead."""
@@ -102,12 +106,13 @@ def test_a_full_disk_is_told_from_other_failures(engine: Engine, nested: bool) -
 
 def test_a_locked_database_is_not_a_full_one(tmp_path: Path, engine: Engine) -> None:
     """Another process's lock is given up on within a second and does not pass for a full disk."""
-    with locked(tmp_path / "broker.db"), pytest.raises(OperationalError, match="locked") as failure:
+    with locked(engine), pytest.raises(OperationalError, match="lock") as failure:
         _write(engine, "a")
     assert not is_full(failure.value)
     assert not is_full(None)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("what", ["broker.db", "."])
 def test_a_database_that_was_moved_is_not_written(tmp_path: Path, what: str) -> None:
     """SQLite would go on writing to the moved file: nothing is written until the file, or its folder, is back."""
@@ -123,6 +128,7 @@ def test_a_database_that_was_moved_is_not_written(tmp_path: Path, what: str) -> 
     engine.dispose()
 
 
+@pytest.mark.sqlite
 def test_no_empty_database_takes_the_place_of_a_moved_one(tmp_path: Path, engine: Engine) -> None:
     """A new connection would make an empty file, and mix its journal with the moved one's: it is refused instead."""
     _write(engine, "a")
@@ -134,6 +140,7 @@ def test_no_empty_database_takes_the_place_of_a_moved_one(tmp_path: Path, engine
     assert _claims(engine) == ["a"]
 
 
+@pytest.mark.sqlite
 def test_another_database_in_its_place_is_not_written(tmp_path: Path, engine: Engine) -> None:
     """A copy put in the place of the open database is another database, whatever it holds."""
     _write(engine, "a")
@@ -147,6 +154,7 @@ def test_another_database_in_its_place_is_not_written(tmp_path: Path, engine: En
     assert _claims(engine) == ["a", "c"]
 
 
+@pytest.mark.sqlite
 def test_what_cannot_be_read_is_unavailable(engine: Engine) -> None:
     """A reader learns that the database failed, as an error of the broker's own."""
     with pytest.raises(Unavailable, match="cannot be read"), reading(engine) as session:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from broker.db.engine import is_full
+from broker.db.sqlite import is_full
 from broker.errors import Conflict, Unavailable
 from tests.db.notes import Notes
 from tests.faults import CappedDatabase, locked, until
@@ -143,10 +143,11 @@ async def test_those_who_left_hold_up_nobody(engine: Engine) -> None:
     notes.writer.close()
 
 
+@pytest.mark.sqlite
 async def test_what_waited_in_vain_for_the_lock_does_not_happen(tmp_path: Path, engine: Engine) -> None:
     """While another process holds the database, a caller leaves in time, and its work is not applied afterwards."""
     notes = Notes(engine, timeout_s=0.05)
-    with locked(tmp_path / "broker.db"), pytest.raises(Unavailable, match="in time"):
+    with locked(engine), pytest.raises(Unavailable, match="in time"):
         await notes.writer.submit("late")
     notes.writer.close()
     await asyncio.sleep(0)
@@ -244,6 +245,7 @@ async def test_close_writes_what_waits(engine: Engine) -> None:
     assert len(notes.stored()) == 21
 
 
+@pytest.mark.sqlite
 async def test_a_failed_commit_is_raised_and_the_next_one_works(notes: Notes) -> None:
     """A failure is never a result: every caller of the batch gets it raised, nothing is stored, the thread lives on."""
     database = CappedDatabase(notes.engine)
@@ -262,7 +264,7 @@ async def test_a_failed_commit_is_raised_and_the_next_one_works(notes: Notes) ->
 async def test_a_locked_database_fails_within_a_second(tmp_path: Path, engine: Engine) -> None:
     """While another process holds the database every caller is told so within a second; then it goes on by itself."""
     notes = Notes(engine, timeout_s=0.9)
-    with locked(tmp_path / "broker.db"):
+    with locked(engine):
         async with asyncio.timeout(3):
             with pytest.raises(Unavailable):
                 await notes.writer.submit("locked out")

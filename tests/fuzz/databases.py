@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine
 from sqlalchemy import Engine
 
 from broker import migrations
-from broker.db.engine import open_engine, sqlite_url
+from broker.db.engine import open_engine
+from broker.db.sqlite import sqlite_url
 from tests.fuzz.outcome import effort
 
 

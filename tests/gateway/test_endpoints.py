@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.clock import SystemClock
+from broker.db.engine import execute, writing
 from broker.demo.provider import StandInProvider
 from broker.entropy import system_entropy
 from broker.errors import ManifestInvalid, OutboundRefused, UnknownModel
@@ -130,8 +131,8 @@ async def test_an_endpoint_that_would_lure_a_key_is_not_applied(run: Running) ->
 async def test_a_tampered_row_never_sends_the_key_elsewhere(run: Running, caller: ByHand) -> None:
     """Who can write the database can move an endpoint, and the key still goes nowhere: checked again on every call."""
     async with StandInProvider(clock=SystemClock(), entropy=system_entropy) as elsewhere:
-        with run.broker.engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE endpoints SET base_url = ?", (f"{elsewhere.origin}/v1",))
+        with writing(run.broker.engine) as connection:
+            execute(connection, "UPDATE endpoints SET base_url = ?", (f"{elsewhere.origin}/v1",))
         run.broker.gateway.catalogue.reload()
         answer = await caller.post({"model": MODEL})
         assert answer.status_code == 502
@@ -144,8 +145,8 @@ async def test_a_tampered_row_never_sends_the_key_elsewhere(run: Running, caller
 async def test_a_tampered_row_cannot_reach_inside(run: Running, caller: ByHand) -> None:
     """An endpoint without a key that was moved to a special-use address is stopped by the outgoing door."""
     async with StandInProvider(clock=SystemClock(), entropy=system_entropy) as inside:
-        with run.broker.engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE endpoints SET secret = '', base_url = ?", (f"{inside.origin}/v1",))
+        with writing(run.broker.engine) as connection:
+            execute(connection, "UPDATE endpoints SET secret = '', base_url = ?", (f"{inside.origin}/v1",))
         run.broker.gateway.catalogue.reload()
         assert (await caller.post({"model": MODEL})).status_code == 502
         assert inside.received == []
@@ -168,7 +169,7 @@ async def test_the_catalogue_offers_what_is_active(run: Running) -> None:
     for wire, name in (("anthropic", MODEL), ("openai", f"stand-in/{MODEL}"), ("openai", "")):
         with pytest.raises(UnknownModel):
             catalogue.find(wire, name)
-    with run.broker.engine.begin() as connection:
+    with writing(run.broker.engine) as connection:
         connection.exec_driver_sql("UPDATE endpoints SET status = 'disabled'")
     catalogue.reload()
     assert catalogue.of("openai") == []

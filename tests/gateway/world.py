@@ -13,6 +13,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.clock import SystemClock
+from broker.db.engine import execute
 from broker.demo.provider import StandInProvider
 from broker.entropy import system_entropy
 from tests.build import MODEL, OTHER_MODEL, Running, call_headers, es256, token_request
@@ -251,7 +252,7 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 async def records(run: Running, request_id: str) -> list[dict[str, Any]]:
     """All records of one request, oldest first, each with its kind and groups."""
     query = "SELECT kind, groups FROM records WHERE request_id = ? ORDER BY idx"
-    rows = await run.broker.read(lambda s: list(s.connection().exec_driver_sql(query, (request_id,))))
+    rows = await run.broker.read(lambda s: list(execute(s.connection(), query, (request_id,))))
     return [
         {"kind": kind, **{name: json.loads(text) for name, (_, text) in json.loads(groups).items() if text}}
         for kind, groups in rows
@@ -261,7 +262,7 @@ async def records(run: Running, request_id: str) -> list[dict[str, Any]]:
 async def last_records(run: Running, count: int) -> list[dict[str, Any]]:
     """The newest records, oldest first."""
     query = "SELECT kind, groups FROM records ORDER BY idx DESC LIMIT ?"
-    rows = await run.broker.read(lambda s: list(s.connection().exec_driver_sql(query, (count,))))
+    rows = await run.broker.read(lambda s: list(execute(s.connection(), query, (count,))))
     return [
         {"kind": kind, **{name: json.loads(text) for name, (_, text) in json.loads(groups).items() if text}}
         for kind, groups in reversed(rows)

@@ -10,6 +10,7 @@ import pytest_asyncio
 from sqlalchemy import Engine, event
 
 from broker import jobs
+from broker.db.engine import writer_of
 from tests.build import es256, thumbprint
 from tests.tokens.scene import Scene, claims_of, opened, restartable
 
@@ -35,7 +36,7 @@ class Writes:
     """Counts the statements that write instances while it is entered."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self._engine = writer_of(engine)
         self.count = 0
 
     def __enter__(self) -> Writes:

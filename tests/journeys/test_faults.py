@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from broker.clock import SystemClock
 from broker.demo.provider import StandInProvider
 from broker.entropy import system_entropy
 from tests.build import MODEL, RULE, Running, call_headers, es256, running, token_request
+from tests.databases import server
 from tests.db.notes import Gate
-from tests.faults import CappedDatabase, locked, moved, until
+from tests.faults import CappedDatabase, break_commit, locked, moved, server_down, server_frozen, until
 
 _WIDER = {"policies": {"nightly.cedar": RULE.replace("stand-in/stand-in-small", "stand-in/*")}}
 _PROMPT = [{"role": "user", "content": "one two three"}]
@@ -108,32 +109,70 @@ async def _check_serves(run: Running, agent: Agent, admin: httpx2.AsyncClient) -
     assert sum(kinds.count(end) for end in ("CallCompleted", "CallFailed", "CallAbandoned")) == admitted
 
 
-_FAULTS: dict[str, Callable[[Path], AbstractContextManager[None]]] = {
-    "locked": lambda data: locked(data / "broker.db"),
-    "file moved": lambda data: moved(data / "broker.db"),
-    "folder moved": moved,
+_FAULTS: dict[str, Callable[[Running], AbstractContextManager[None]]] = {
+    "locked": lambda run: locked(run.broker.engine),
+    "file moved": lambda run: moved(run.folder / "data" / "broker.db"),
+    "folder moved": lambda run: moved(run.folder / "data"),
+    "server stopped": lambda _run: server_down("stop"),
+    "server killed": lambda _run: server_down("kill"),
+    "server frozen": lambda _run: server_frozen(),
 }
 
 
-@pytest.mark.parametrize("fault", _FAULTS)
+async def test_a_held_database(tmp_path: Path) -> None:
+    """While the database is held by another process nothing is done; then all goes on."""
+    await _check_lost(tmp_path, "locked")
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("fault", ["file moved", "folder moved"])
 async def test_a_lost_database(tmp_path: Path, fault: str) -> None:
-    """While the database is held by another process, or is not where it was, nothing is done; then all goes on."""
-    async with _world(tmp_path) as (run, agent, admin):
-        with _FAULTS[fault](tmp_path / "data"):
+    """While the database is not where it was nothing is done; then all goes on."""
+    await _check_lost(tmp_path, fault)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("fault", ["server stopped", "server killed", "server frozen"])
+async def test_a_lost_server(tmp_path: Path, fault: str) -> None:
+    """While the server is down, or is silent, nothing is done; when it is back all goes on by itself."""
+    await _check_lost(tmp_path, fault)
+
+
+async def _check_lost(folder: Path, fault: str) -> None:
+    async with _world(folder) as (run, agent, admin):
+        with _FAULTS[fault](run):
             await _check_refuses(run, agent, admin)
-            async with asyncio.timeout(3):
-                assert (await (await run.client()).get("/log/checkpoint")).status_code in (200, 503)
+            if fault != "server frozen":  # which a reader is told of when its statement's time is over
+                async with asyncio.timeout(3):
+                    assert (await (await run.client()).get("/log/checkpoint")).status_code in (200, 503)
         await jobs.settle(run.broker)
         await _check_serves(run, agent, admin)
 
 
-@pytest.mark.parametrize("fault", _FAULTS)
+async def test_a_call_in_flight_when_the_database_is_held(tmp_path: Path) -> None:
+    """The caller gets its answer to the end; the end is owed, and recorded once when the database is free."""
+    await _check_in_flight(tmp_path, "locked")
+
+
+@pytest.mark.sqlite
+@pytest.mark.parametrize("fault", ["file moved", "folder moved"])
 async def test_a_call_in_flight_when_the_database_is_lost(tmp_path: Path, fault: str) -> None:
     """The caller gets its answer to the end; the end is owed, and recorded once when the database is back."""
-    async with _world(tmp_path) as (run, agent, admin):
+    await _check_in_flight(tmp_path, fault)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("fault", ["server stopped", "server killed"])
+async def test_a_call_in_flight_when_the_server_is_lost(tmp_path: Path, fault: str) -> None:
+    """The caller gets its answer to the end; the end is owed, and recorded once when the server is back."""
+    await _check_in_flight(tmp_path, fault)
+
+
+async def _check_in_flight(folder: Path, fault: str) -> None:
+    async with _world(folder) as (run, agent, admin):
         async with agent.streaming() as chunks:
             await until(lambda: run.provider.holding)
-            with _FAULTS[fault](tmp_path / "data"):
+            with _FAULTS[fault](run):
                 run.provider.holding = False
                 assert b"[DONE]" in b"".join([chunk async for chunk in chunks])
                 await until(lambda: run.broker.audit.owed == 1)
@@ -143,6 +182,7 @@ async def test_a_call_in_flight_when_the_database_is_lost(tmp_path: Path, fault:
         await _check_serves(run, agent, admin)
 
 
+@pytest.mark.sqlite
 async def test_a_full_database(tmp_path: Path) -> None:
     """With no room for another record all is refused until there is; the jobs bring it back by themselves."""
     async with _world(tmp_path, with_jobs=True) as (run, agent, admin):
@@ -165,15 +205,34 @@ async def _exhaust(run: Running, agent: Agent) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A data folder on a file system of its own, of twelve megabytes."""
-    folder = tmp_path / "data"
+    """A data folder on a file system of its own, of forty megabytes."""
+    with _mounted(tmp_path / "data", "size=40m,mode=0700"):
+        yield tmp_path / "data"
+
+
+@pytest.fixture
+def small_tablespace(tmp_path: Path) -> Iterator[Path]:
+    """The disk of the server's tables, of sixteen megabytes, for the database of this test alone."""
+    folder = server().folder / "small"
+    with _mounted(folder, f"size=16m,mode=0700,uid={server().folder.stat().st_uid}"), server().session() as session:
+        session.execute(f"CREATE TABLESPACE small LOCATION '{folder}'".encode())
+        server().database_for(tmp_path, tablespace="small")
+        try:
+            yield folder
+        finally:
+            server().drop(tmp_path)
+            session.execute("DROP TABLESPACE small")
+
+
+@contextmanager
+def _mounted(folder: Path, options: str) -> Iterator[None]:
     folder.mkdir(mode=0o700)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40m,mode=0700", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here; test_a_full_database stands for it: {done.stderr.strip()}")
     try:
-        yield folder
+        yield
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
@@ -192,6 +251,7 @@ def _fill(disk: Path) -> Path:
     return ballast
 
 
+@pytest.mark.sqlite
 async def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
     """On a real full disk the reserve pays for the ends of what was begun, and nothing is begun until there is room."""
     async with _world(tmp_path) as (run, agent, admin):
@@ -213,6 +273,46 @@ async def test_a_full_disk(tmp_path: Path, small_disk: Path) -> None:
         await jobs.settle(run.broker)
         assert (run.broker.audit.winding_down, reserve.exists()) == (False, True)
         assert (await (await run.client()).get("/readyz")).status_code == 200
+        await _check_serves(run, agent, admin)
+
+
+@pytest.mark.postgresql
+async def test_a_full_disk_of_the_server(
+    tmp_path: Path, small_tablespace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While the server has no room nothing that must be recorded is done; when it has, all goes on by itself."""
+    async with _world(tmp_path) as (run, agent, admin):
+        ballast = _fill(small_tablespace)
+        await _exhaust(run, agent)
+        await _check_refuses(run, agent, admin)
+        assert "(53100)" in caplog.text  # disk_full
+        ballast.unlink()
+        await _check_serves(run, agent, admin)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("lands", [True, False])
+async def test_a_commit_whose_answer_is_lost(tmp_path: Path, lands: bool) -> None:
+    """The token is given out if its record is stored, and never if it is not."""
+    async with _world(tmp_path) as (run, agent, admin):
+        issued = (await run.kinds()).count("TokenIssued")
+        break_commit(run.broker.engine, lands=lands)
+        answer = await agent.exchange()
+        assert (answer.status_code, "access_token" in answer.text) == ((200, True) if lands else (503, False))
+        assert (await run.kinds()).count("TokenIssued") == issued + lands
+        await _check_serves(run, agent, admin)
+
+
+@pytest.mark.postgresql
+async def test_a_server_killed_in_a_commit(tmp_path: Path) -> None:
+    """Its caller is told 503; when the server is back, and has the record, the trail says that nobody got the token."""
+    async with _world(tmp_path) as (run, agent, admin):
+        broken = break_commit(run.broker.engine, lands=True, then="kill")
+        assert (await agent.exchange()).status_code == 503
+        await until(broken.is_set)
+        await _check_refuses(run, agent, admin)
+        server().order("start")
+        await _until_kind(run, "TokenAbandoned")
         await _check_serves(run, agent, admin)
 
 

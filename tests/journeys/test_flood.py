@@ -93,9 +93,11 @@ async def _stored(run: Running, table: str) -> int:
 
 async def _size(run: Running) -> int:
     """How large the database is when everything is in its place, in bytes."""
-    return await run.broker.read(
-        lambda session: int(session.connection().exec_driver_sql("PRAGMA page_count").scalar_one()) * 4096
-    )
+    pages = {
+        "sqlite": "SELECT page_count * 4096 FROM pragma_page_count",
+        "postgresql": "SELECT pg_database_size(current_database())",
+    }[run.broker.engine.dialect.name]
+    return await run.broker.read(lambda session: int(session.connection().exec_driver_sql(pages).scalar_one()))
 
 
 async def test_a_flood_fills_nothing_and_stops_nobody(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from broker.demo.provider import StandInProvider
 from broker.entropy import new_id, system_entropy
 from broker.formats import dpop
 from broker.settings import Settings
+from tests import databases
 from tests.build import AGENT, MODEL, RULE, Running, call_headers, es256, free_port, running, token_request
 from tests.crash_server import CrashServer
 
@@ -262,6 +263,8 @@ async def test_killed_in_the_first_start(scene: Scene, commit: int, point: str) 
     async with scene.alive() as run:
         settings = run.broker.settings
     shutil.rmtree(scene.folder / "data")
+    databases.drop(scene.folder)
+    databases.url_for(scene.folder)  # made anew, and empty
     scene.arm(point, commit)
     await scene.server.start(settings, scene.armed)
     await scene.died()

@@ -12,12 +12,12 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlmodel import Session
 
-from broker import migrations
-from broker.db.engine import open_engine, reading, sqlite_url, writing
+from broker.db.engine import reading, writing
 from broker.errors import Conflict, NotFound, PolicyInvalid
 from broker.policy import active
 from broker.policy.active import ActivePolicies
 from broker.policy.shipped import PolicyFiles
+from tests.databases import open_database
 from tests.policy.world import shipped_files
 
 OTHER = '@id("other") forbid (principal, action, resource);'
@@ -26,8 +26,7 @@ OTHER = '@id("other") forbid (principal, action, resource);'
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     """An empty broker database."""
-    opened = open_engine(sqlite_url(tmp_path))
-    migrations.upgrade(opened)
+    opened = open_database(tmp_path, migrated=True)
     yield opened
     opened.dispose()
 
@@ -101,7 +100,7 @@ def test_a_damaged_set_is_not_used(engine: Engine, damage: str, complaint: str) 
     """The broker does not start with it, and says what to do."""
     with _written(engine) as session:
         activated(session, checked())
-    with engine.begin() as connection:
+    with writing(engine) as connection:
         connection.execute(text(damage))
     with pytest.raises(PolicyInvalid, match=f"activation 1 is damaged: .*{complaint}.*backup"):
         ActivePolicies(engine).reload()

@@ -16,6 +16,7 @@ import httpx2
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from broker.db.engine import execute
 from broker.demo.platform import StandInPlatform
 from broker.entropy import new_id, system_entropy
 from broker.formats import base64url, dpop, jwk
@@ -158,9 +159,7 @@ class Scene:
         where, values = ("", ()) if answer is None else (" WHERE request_id = ?", (answer.headers["x-request-id"],))
         rows = await self.run.broker.read(
             lambda session: list(
-                session.connection().exec_driver_sql(
-                    f"SELECT kind, agent, groups FROM records{where} ORDER BY idx", values
-                )
+                execute(session.connection(), f"SELECT kind, agent, groups FROM records{where} ORDER BY idx", values)
             )
         )
         return [

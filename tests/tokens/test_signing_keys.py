@@ -9,6 +9,7 @@ import httpx2
 import orjson
 import pytest
 
+from broker.db.engine import execute
 from broker.errors import Conflict, NotFound, Unavailable
 from broker.formats import jws
 from broker.settings import Keys
@@ -69,7 +70,7 @@ async def _told(run: Running) -> list[tuple[str, str]]:
     """Kind and key of every record about token keys."""
     rows = await run.broker.read(
         lambda session: list(
-            session.connection().exec_driver_sql("SELECT kind, groups FROM records WHERE kind LIKE 'Key%' ORDER BY idx")
+            execute(session.connection(), "SELECT kind, groups FROM records WHERE kind LIKE 'Key%' ORDER BY idx")
         )
     )
     return [(kind, orjson.loads(orjson.loads(groups)["remedy"][1])["key"]) for kind, groups in rows]

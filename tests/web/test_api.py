@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from broker.audit.trail import verify_bundle
+from broker.db.engine import execute, writing
 from broker.formats import jwk, merkle
 from broker.formats.note import NoteVerifier
 from broker.web.api.body import MAX_BYTES
@@ -126,7 +127,7 @@ async def test_a_record_proves_itself(run: Running, admin: httpx2.AsyncClient) -
 
 async def _leaf(run: Running, index: int) -> bytes:
     sql = "SELECT leaf FROM records WHERE idx = ?"
-    return bytes(await run.broker.read(lambda s: s.connection().exec_driver_sql(sql, (index,)).scalar_one()))
+    return bytes(await run.broker.read(lambda s: execute(s.connection(), sql, (index,)).scalar_one()))
 
 
 @pytest.mark.parametrize(
@@ -267,8 +268,8 @@ async def test_a_failure_of_ours_tells_nothing(
 ) -> None:
     """What nobody thought of is 500 with the request's id and no detail; the log has all of it under that id."""
     row = "INSERT INTO proposals VALUES ('bad', '{hunter2', 'eve', 0, 'pending', '')"
-    with run.broker.engine.begin() as connection:
-        connection.exec_driver_sql(row)
+    with writing(run.broker.engine) as connection:
+        execute(connection, row)
     with caplog.at_level(logging.ERROR):
         answer = await admin.get("/api/v1/changes/bad")
     assert answer.status_code == 500

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from broker.audit.events import Event, Kind
 from broker.audit.log import Step
+from broker.db.engine import writing
 from broker.formats import checkpoint, merkle
 from broker.formats.note import NoteVerifier
 from tests.build import Running
@@ -111,6 +112,7 @@ async def test_a_record_is_not_public(run: Running, reader: httpx2.AsyncClient) 
         assert word not in everything
 
 
+@pytest.mark.sqlite
 async def test_a_log_that_cannot_be_read(run: Running, reader: httpx2.AsyncClient) -> None:
     """A database that fails or lies is an error without detail in the API's shape, and passes with its cause."""
     size = run.broker.audit.size
@@ -118,10 +120,10 @@ async def test_a_log_that_cannot_be_read(run: Running, reader: httpx2.AsyncClien
         ("ALTER TABLE log_head RENAME TO away", "ALTER TABLE away RENAME TO log_head", 503),
         ("UPDATE log_head SET size = 'hunter2'", f"UPDATE log_head SET size = {size}", 500),
     ):
-        with run.broker.engine.begin() as connection:
+        with writing(run.broker.engine) as connection:
             connection.exec_driver_sql(broken)
         answer = await reader.get("/log/checkpoint")
-        with run.broker.engine.begin() as connection:
+        with writing(run.broker.engine) as connection:
             connection.exec_driver_sql(mended)
         assert answer.status_code == status
         assert answer.headers["content-type"] == "application/problem+json"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -262,6 +263,7 @@ def _files(folder: Path) -> bytes:
     return b"\0".join(path.read_bytes() for path in kept if path.name != "reserve")
 
 
+@pytest.mark.sqlite
 async def test_no_secret_leaves_its_place(tmp_path: Path) -> None:
     """No key, evidence, token, proof, assertion, code, prompt or answer is logged, stored, quoted or published."""
     async with _serving(tmp_path) as (run, code):
