@@ -24,7 +24,8 @@ from broker.audit import published, untold
 from broker.audit.log_keys import LogKeys
 from broker.audit.recheck import Rechecked, recheck
 from broker.db.copy import check_integrity, copy_database, open_copy
-from broker.db.engine import DATABASE, reading
+from broker.db.engine import reading
+from broker.db.sqlite import DATABASE
 from broker.db.writer import no_probe
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, Malformed, ProofInvalid
@@ -51,6 +52,13 @@ class BackupRefused(BrokerError):
     """A backup or a restore that was not made; nothing was changed."""
 
     reason = "backup"
+
+
+SERVERS_OWN = (
+    "storage.database: the records are on a server, which its own means copy: pg_dump, or pg_basebackup with archived "
+    "WAL. After that, copy the folder keys and the file checkpoint out of storage.data_dir, and keep the three together"
+)
+"""Why a broker on a server is not backed up from here, and what to do. See docs/postgresql.md."""
 
 
 @dataclass(frozen=True, slots=True)

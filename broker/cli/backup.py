@@ -23,7 +23,7 @@ def backup(
     verify: Annotated[bool, typer.Option("--verify", help="Make none; check the one that is in DIR.")] = False,
     json: Json = False,
 ) -> None:
-    """Copies the database and the keys into a new folder while the broker runs, and checks the copy.
+    """Copies the embedded database and the keys into a new folder while the broker runs, and checks the copy.
 
     The backup holds the broker's private keys: keep it where only its owner reads. The configuration and the secrets
     that it names are not copied. Whoever can change a backup can make another that verifies as well: keep the
@@ -44,6 +44,8 @@ def backup(
         if verify:
             _show(backups.verify(folder, unlock(settings)), json=json)
             return
+        if settings.storage.database is not None:
+            raise backups.BackupRefused(backups.SERVERS_OWN)
         premises.data_folder(settings)
         made = backups.make(
             settings.storage.data_dir,

@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
-from broker import premises
+from broker import database_url, premises
 from broker.assembly import open_keys
 from broker.clock import Clock
+from broker.db.engine import looking
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, ConfigurationError
 from broker.health.finding import Finding, Status, worse
@@ -80,7 +81,9 @@ def fits(place: Place) -> Iterator[Finding]:
 
 
 def room(place: Place) -> Iterator[Finding]:
-    """Disk room, against the reserve."""
+    """Disk room, against the reserve, where the records are on a disk of this machine."""
+    if place.settings.storage.database is not None:
+        return
     disk, reserve = os.statvfs(place.disk), place.settings.storage.reserve_mb
     free = disk.f_bavail * disk.f_frsize // _MB
     held = (place.folder / "reserve").exists()
@@ -94,7 +97,9 @@ def room(place: Place) -> Iterator[Finding]:
 
 
 def sync(place: Place) -> Iterator[Finding]:
-    """How long the disk takes to make 4 KiB durable: no commit can be faster."""
+    """How long the disk takes to make 4 KiB durable: no commit of the embedded database can be faster."""
+    if place.settings.storage.database is not None:
+        return
     path, taken = place.disk / ".broker-doctor", list[float]()
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
@@ -131,6 +136,27 @@ def judged(middle_s: float, worst_s: float, timeout_s: float) -> Finding:
             "disk sync", "warn", found, f"some commits may miss storage.commit_timeout_s = {timeout_s:g}; a faster disk"
         )
     return Finding("disk sync", "ok", found)
+
+
+def server(place: Place) -> Iterator[Finding]:
+    """The database's server, where there is one: it can be reached, keeps what is committed, and how far it is."""
+    url, taken, version = place.settings.storage.database, list[float](), ""
+    if url is None:
+        return
+    try:
+        with looking(database_url.keywords(url), place.settings.database_password()) as look:
+            for _ in range(_SYNCS):
+                begun = place.clock.monotonic()
+                version = look()
+                taken.append(place.clock.monotonic() - begun)
+    except ConfigurationError as error:
+        yield Finding("database", "fail", error.detail, "a start needs the server: mend it")
+        return
+    told = f"PostgreSQL {version} answers after {median(taken) * 1000:.2f} ms, at worst {max(taken) * 1000:.2f} ms"
+    if max(taken) >= place.settings.storage.commit_timeout_s / 2:
+        yield Finding("database", "warn", told, "some commits may miss storage.commit_timeout_s; a nearer server")
+    else:
+        yield Finding("database", "ok", f"{told}; watch the room on its disk there")
 
 
 def keys(place: Place) -> Iterator[Finding]:
@@ -193,5 +219,5 @@ def clock(place: Place) -> Iterator[Finding]:
         yield Finding("clock", "ok", "not behind what was written")
 
 
-CHECKS: tuple[Check, ...] = (fits, room, sync, keys, secrets, certificate, clock)
+CHECKS: tuple[Check, ...] = (fits, room, sync, server, keys, secrets, certificate, clock)
 """Every check of this machine, in the order in which it is shown."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from broker.formats import checkpoint
 from broker.formats.note import NoteVerifier
 from tests.cli.running import BrokerProcess, Person, broker_process, run, signed_in
@@ -46,3 +48,14 @@ def test_another_users_data_is_not_touched(stranger: Person, tmp_path: Path) -> 
     (tmp_path / "data").mkdir(mode=0o755)
     (tmp_path / "data").chmod(0o755)
     assert "chmod go=" in stranger.refused("backup", str(tmp_path / "b"), "--data-dir", str(tmp_path / "data"))
+
+
+def test_records_on_a_server_are_not_backed_up_from_here(
+    stranger: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the data folder would hold none of them: the refusal says what copies them, and makes nothing."""
+    monkeypatch.setenv("BROKER_STORAGE__DATABASE", "postgresql://broker@/broker?host=/run/postgresql")
+    complaint = stranger.refused("backup", str(tmp_path / "b"), "--data-dir", str(tmp_path / "data"))
+    assert "pg_dump, or pg_basebackup" in complaint
+    assert "the folder keys and the file checkpoint" in complaint
+    assert list(tmp_path.glob("b*")) == []

@@ -19,6 +19,7 @@ from broker.keys import KeyRing
 from broker.settings import Settings
 from tests.build import running, settings_for
 from tests.fakes import FakeClock
+from tests.faults import server_down
 from tests.test_premises import certificate
 
 _NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -149,6 +150,22 @@ def test_a_disk_that_cannot_be_written_fails(tmp_path: Path) -> None:
     (tmp_path / ".broker-doctor").unlink()
     assert _found(machine.sync, settings).status == "ok"
     assert not (tmp_path / ".broker-doctor").exists()
+
+
+@pytest.mark.postgresql
+async def test_a_server_is_asked_instead_of_the_disk(tmp_path: Path) -> None:
+    """Beside the running broker, which goes on; and when it is away the finding says what to look at."""
+    async with running(tmp_path) as run:
+        found = _found(machine.server, run.broker.settings, SystemClock().now())
+        assert found.status == "ok"
+        assert found.found.startswith("PostgreSQL 18.")
+        assert [*machine.room(Place(run.broker.settings, SystemClock()))] == []
+        assert [*machine.sync(Place(run.broker.settings, SystemClock()))] == []
+        await run.check_log()
+        with server_down("stop"):
+            found = _found(machine.server, run.broker.settings, SystemClock().now())
+        assert found.status == "fail"
+        assert "storage.database: the server cannot be used" in found.found
 
 
 def test_keys_that_others_can_read_or_that_are_missing_fail(tmp_path: Path) -> None:
