@@ -208,7 +208,8 @@ class TokenIssuer:
                 )
             )
         holder = "" if trail.attested.one_use else trail.proof.jkt if trail.proof is not None else "unbound"
-        wanted.append(Claim(trail.attested.replay_key, holder, trail.attested.expires_at + 60))
+        ends = trail.attested.expires_at
+        wanted.append(Claim(trail.attested.replay_key, holder, ends + 60, int(ends)))
         for claim in wanted:
             if not self.replay.claim(claim, trail.at):
                 raise _already_used(claim.key, trail.request.grant_type)

@@ -62,4 +62,4 @@ class ReplayMemory:
 
 def proof_claim(thumbprint: str, jti: str, *, iat: int, window_s: int) -> Claim:
     """The claim of a DPoP proof: its `jti` under its key, until no proof of that time is accepted (RFC 9449 §11.1)."""
-    return Claim(f"proof:{thumbprint}:{jti}", "", iat + window_s + MARGIN_S)
+    return Claim(f"proof:{thumbprint}:{jti}", "", iat + window_s + MARGIN_S, iat)

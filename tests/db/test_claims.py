@@ -173,3 +173,19 @@ def test_a_race_has_one_winner(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert (results.count(None), results.count("a")) == (1, 7)
+
+
+def test_a_claim_with_its_moment_is_the_same_claim_after_a_restart(engine: Engine) -> None:
+    """It is refused in the table, and comes back to the memory under the key that the memory knows."""
+    claim = Claim("proof:a:b", "", END, 1_800_000_000)
+    assert _take(engine, [claim]) == [None]
+    assert _take(engine, [claim]) == ["proof:a:b"]
+    assert unexpired(engine, END - 1) == [claim]
+    memory = ReplayMemory(unexpired(engine, END - 1))
+    assert not memory.claim(Claim("proof:a:b", "", END, 1_800_000_001), END - 1)
+
+
+def test_keys_of_one_time_lie_together(engine: Engine) -> None:
+    """Whatever their names, so that a commit touches few pages of the index."""
+    _take(engine, *[[Claim(name, "", END, moment)] for name, moment in (("z", 16), ("a", 17), ("m", 16), ("b", 17))])
+    assert _keys(engine) == ["@10 m", "@10 z", "@11 a", "@11 b"]
