@@ -125,8 +125,7 @@ ANTHROPIC = Wire(
     elsewhere=OPENAI.elsewhere,
     tools_name_models=True,
     queries=frozenset({b"", b"beta=true"}),  # `client.beta.messages` of older SDKs
-    telling=(b'"usage"', b'"message_stop"', b'"error"'),
-    saying_nothing=(),
+    telling=((b'"usage"', ()), (b'"message_stop"', ()), (b'"error"', ())),
     told=_told,
     last_line=b"",
     model_list=_model_list,

@@ -44,8 +44,10 @@ OPENAI = Wire(
     ),
     tools_name_models=False,
     queries=frozenset({b""}),
-    telling=(b'"usage"', b'"error"'),
-    saying_nothing=(b'"usage":null', b'"usage": null', b'"error":null', b'"error": null'),
+    telling=(
+        (b'"usage"', (b'"usage":null', b'"usage": null')),
+        (b'"error"', (b'"error":null', b'"error": null')),
+    ),
     told=_told,
     last_line=b"[DONE]",
     model_list=_model_list,

@@ -49,8 +49,8 @@ class Wire:
         elsewhere: members of a body that would let the provider answer from another model or address, in small letters.
         tools_name_models: whether an item of `tools` may name a model that is asked as well; such a tool is refused.
         queries: the query strings that pass with a call; each is passed on as it is.
-        telling: a line of a stream is read only if one of these stands in it,
-        saying_nothing: more often than one of these, which begin with it and leave it empty.
+        telling: a line of a stream is read only if one of these stands in it; beside each how it stands there when it
+            says nothing.
         told: reads a document or an event.
         last_line: the line that ends a stream and is no JSON; empty if there is none.
         model_list: the answer to a request for the models, from its query string.
@@ -68,8 +68,7 @@ class Wire:
     elsewhere: frozenset[str]
     tools_name_models: bool
     queries: frozenset[bytes]
-    telling: tuple[bytes, ...]
-    saying_nothing: tuple[bytes, ...]
+    telling: tuple[tuple[bytes, tuple[bytes, ...]], ...]
     told: Callable[[Mapping[str, object]], Told]
     last_line: bytes
     model_list: Callable[[Sequence[Model], bytes], bytes]
@@ -184,8 +183,10 @@ class UsageCounter:
 
     def _tells(self, text: bytes) -> bool:
         """Whether a line, or several, may say what was used or that something failed."""
-        said = sum(map(text.count, self._wire.telling))
-        return said > 0 and said > sum(map(text.count, self._wire.saying_nothing))
+        for word, nothing in self._wire.telling:
+            if word in text and text.count(word) > sum(map(text.count, nothing)):
+                return True
+        return False
 
     def _document(self, data: bytes) -> None:
         try:
