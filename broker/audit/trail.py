@@ -15,12 +15,13 @@ from broker.audit.tree import AuditTree
 from broker.db.engine import execute
 from broker.errors import Malformed, NotFound
 from broker.formats import canonical_json, checkpoint, note, record, succession, tlog_proof
+from broker.formats import receipt as receipts
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
+from broker.formats.receipt import Receipt
 
 MAX_PAGE = 500
 _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
-_MAX_SUCCESSIONS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +115,7 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
-    head = tree.head()
-    size = checkpoint.parse_unverified(head).size
-    if index >= size:
-        raise NotFound(f"Record {index} is not under a checkpoint yet. Try again in a second.")
+    proof = receipt_proof(tree, index)
     groups = {
         name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
         for name, (salt, content) in orjson.loads(row.groups).items()
@@ -127,11 +125,38 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
             "entry": note.encode_base64(row.entry),
             "commitments": note.encode_base64(row.commitments),
             "groups": groups,
-            "proof": tlog_proof.write(index, tree.inclusion(index, size), head),
+            "proof": proof,
             "successions": tree.successions(),
         },
         option=orjson.OPT_INDENT_2,
     )
+
+
+def receipt(session: Session, index: int) -> Receipt:
+    """What the holder of a token is shown of its record: for nobody else.
+
+    Raises:
+        NotFound: there is no such record, or what it says was erased.
+    """
+    row = session.get(RecordRow, index)
+    groups = orjson.loads(row.groups) if row is not None else {}
+    if row is None or receipts.GROUP not in groups:
+        raise NotFound(f"There is no record {index} that can be shown.")
+    salt, content = groups[receipts.GROUP]
+    return Receipt(index, bytes(row.entry), bytes(row.commitments), bytes.fromhex(salt), content)
+
+
+def receipt_proof(tree: AuditTree, index: int) -> str:
+    """The proof that the log holds record `index` (C2SP tlog-proof), under the newest checkpoint.
+
+    Raises:
+        NotFound: no such record, or not yet under a checkpoint.
+    """
+    head = tree.head()
+    size = checkpoint.parse_unverified(head).size
+    if index >= size:
+        raise NotFound(f"Record {index} is not under a checkpoint yet. Try again in a second.")
+    return tlog_proof.write(index, tree.inclusion(index, size), head)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,24 +196,14 @@ def verify_bundle(data: bytes, pinned: NoteVerifier, successions: Sequence[str] 
         for name, group in shown.items()
     }
     proof = _text(members, "proof")
-    log_key = succession.key_for(tlog_proof.checkpoint_of(proof), pinned, (*bundled_successions(members), *successions))
+    log_key = succession.key_for(
+        tlog_proof.checkpoint_of(proof), pinned, (*succession.statements_in(members), *successions)
+    )
     proved = tlog_proof.verify(proof, leaf_hash(entry), log_key)
     fields = record.parse_entry(entry)
     record.verify_groups(fields.root, note.decode_base64(_text(members, "commitments")), disclosed)
     groups = {name: canonical_json.parse(text, max_bytes=len(text)) for name, (_, text) in disclosed.items() if text}
     return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
-
-
-def bundled_successions(members: object) -> tuple[str, ...]:
-    """The statements that a bundle brings, unverified; none in one that was written before there were any.
-
-    Raises:
-        Malformed: they are of another shape.
-    """
-    found = members.get("successions", []) if isinstance(members, dict) else []
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or len(found) > _MAX_SUCCESSIONS:
-        raise _no_bundle("successions")
-    return tuple(map(str, found))
 
 
 def _shown(row: RecordRow) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class AuditTree:
         self._engine = engine
         self._keys = keys
         self._published = published
+        self.covered = 0
+        """How many entries the newest checkpoint covers that this process knows of; `integrate` follows it."""
 
     def check_key(self) -> None:
         """Makes sure that the newest checkpoint is this key's: a log never goes on under another. Call it at start.
@@ -141,6 +143,7 @@ class AuditTree:
                 if size < old:
                     raise _removed(size, old)
                 if size == old:
+                    self.covered = old
                     return head
                 hashes = _Hashes(connection)
                 if head is not None and hashes.hash_of(0, old) != checkpoint.parse_unverified(head).root:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker.audit.trail import VerifiedRecord, bundled_successions, verify_bundle
+from broker.audit.trail import VerifiedRecord, verify_bundle
 from broker.errors import BrokerError, ConfigurationError, Malformed, ProofInvalid
 from broker.formats import canonical_json, checkpoint, merkle, record, succession, tlog_proof
 from broker.formats.checkpoint import Checkpoint
@@ -63,7 +63,7 @@ class Auditor:
         members = canonical_json.parse(data, max_bytes=_MAX_BYTES)
         assert isinstance(members, dict)
         assert isinstance(members["groups"], dict)
-        successions = (*bundled_successions(members), *self._successions)
+        successions = (*succession.statements_in(members), *self._successions)
         head = opened(tlog_proof.checkpoint_of(str(members["proof"])), self._pinned, successions)
         self._compare(head, where)
         shown = members["groups"].keys()
@@ -91,16 +91,6 @@ def opened(signed: str, pinned: NoteVerifier, successions: Sequence[str]) -> Che
         ProofInvalid: it does not verify.
     """
     return checkpoint.open_signed(signed, succession.key_for(signed, pinned, successions))
-
-
-def successions_of(data: bytes) -> tuple[str, ...]:
-    """The statements in what `GET /log/keys` gives, unverified.
-
-    Raises:
-        Malformed: it is of another shape.
-    """
-    found = canonical_json.parse(data, max_bytes=_MAX_BYTES)
-    return bundled_successions(found if isinstance(found, dict) and "successions" in found else {"successions": None})
 
 
 def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], list[bytes]]) -> None:

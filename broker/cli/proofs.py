@@ -81,9 +81,10 @@ def verify(
     """
     with refusing(json):
         from broker.cli import bundles
+        from broker.formats import succession
 
         kept = bundles.read(checkpoint_state).decode("utf-8", "replace") if checkpoint_state is not None else None
-        successions = bundles.successions_of(bundles.read(log_keys)) if log_keys is not None else ()
+        successions = succession.published(bundles.read(log_keys)) if log_keys is not None else ()
         auditor = bundles.Auditor(bundles.pinned_key(key), kept, successions)
         results = []
         with progress("Bundles", len(file), json=json) as done:
@@ -125,7 +126,7 @@ def checkpoint(
         pinned = bundles.pinned_key(key) if key else None
         with Api() as api:
             note = api.public("/log/checkpoint").decode("utf-8", "replace")
-            successions = bundles.successions_of(api.public("/log/keys")) if pinned else ()
+            successions = succession.published(api.public("/log/keys")) if pinned else ()
             head = bundles.opened(note, pinned, successions) if pinned else checkpoints.parse_unverified(note)
             grew_from, followed = None, succession.successors_of(pinned, successions) if pinned else []
             if pinned is not None and checkpoint_state is not None:

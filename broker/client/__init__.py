@@ -20,6 +20,7 @@ from broker.client.errors import (
     BrokerUnreachable,
     ClientError,
     EvidenceUnavailable,
+    NoReceipt,
     TokenRefused,
     WrongOrigin,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "ClientError",
     "EvidenceUnavailable",
     "HttpxBrokerAuth",
+    "NoReceipt",
     "TokenAnswer",
     "TokenRefused",
     "TokenRequest",

@@ -40,6 +40,12 @@ class BrokerUnreachable(ClientError):
     reason = "broker_unreachable"
 
 
+class NoReceipt(ClientError):
+    """The log does not prove that the token was issued on record; it was discarded."""
+
+    reason = "no_receipt"
+
+
 class EvidenceUnavailable(ClientError):
     """The evidence could not be read where it should be; the cause is chained."""
 

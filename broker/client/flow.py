@@ -27,12 +27,13 @@ from broker.client.evidence import Evidence, aread_evidence, read_evidence
 from broker.client.origin import Origin
 from broker.client.proof_key import load_key, process_key
 from broker.client.session import Session
-from broker.client.steps import Acquire, Answer, Ask, Held, Registered, Reply, Send, Step
+from broker.client.steps import Acquire, Answer, Ask, Fetch, Held, Registered, Reply, Send, Step
 from broker.client.token_request import JWT_TYPE
 from broker.clock import Clock, SystemClock
 from broker.entropy import Entropy, system_entropy
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, Malformed
 from broker.formats.jwk import PrivateKey
+from broker.formats.note import NoteVerifier
 
 TOKEN_TIMEOUT_S = 10.0
 """How long each phase of a token request may take, unless the caller's own limits are shorter."""
@@ -91,6 +92,8 @@ class Credentials:
             Processes that use the same evidence need the same one.
         subject_token_type: what kind of token the evidence is.
         allow_plain_http: take http beyond loopback, where something else encrypts.
+        log_key: the log's key, as `broker keys show --log` prints it and from elsewhere than the broker: a token counts
+            only once the log proves that it was issued on record, about a second after it was asked for.
         clock: the time.
         entropy: makes ids of proofs.
 
@@ -111,6 +114,7 @@ class Credentials:
         proof_key: PrivateKey | Path | None = None,
         subject_token_type: str = JWT_TYPE,
         allow_plain_http: bool = False,
+        log_key: str | None = None,
         clock: Clock | None = None,
         entropy: Entropy = system_entropy,
     ) -> None:
@@ -123,6 +127,7 @@ class Credentials:
         base = broker_url.rstrip("/")
         self._gateways = {f"/{wire}/v1": f"{base}/{wire}/v1" for wire in _WIRES} if audience is None else {}
         registered = Registered(client_id, load_key(key), kid) if client_id is not None and key is not None else None
+        pinned = _pinned(log_key) if log_key is not None else None
         proving = process_key() if proof_key is None else load_key(proof_key)
         self._session_for: Callable[[str | None], Session] = lambda resource: Session(
             broker_url,
@@ -134,6 +139,7 @@ class Credentials:
             clock=clock or SystemClock(),
             entropy=entropy,
             allow_plain_http=allow_plain_http,
+            log_key=pinned,
         )
         self._sessions[audience] = self._session_for(audience)  # so that a URL that is none is refused now
 
@@ -171,6 +177,9 @@ class Credentials:
                 elif isinstance(step, Ask):
                     response = yield _token_request(token_request, step, request, _once(step.request.body))
                     reply = Answer(response.status_code, response.headers, response.read())
+                elif isinstance(step, Fetch):
+                    response = yield token_request("GET", step.url, extensions={"timeout": _limits(request)})
+                    reply = Answer(response.status_code, response.headers, response.read())
                 elif isinstance(step, Acquire):
                     lock = self._locks.threads
                     reply = Held(lock.release) if lock.acquire(blocking=step.wait) else None
@@ -201,6 +210,9 @@ class Credentials:
                     reply = Answer(response.status_code, response.headers, b"")
                 elif isinstance(step, Ask):
                     response = yield _token_request(token_request, step, request, _aonce(step.request.body))
+                    reply = Answer(response.status_code, response.headers, await response.aread())
+                elif isinstance(step, Fetch):
+                    response = yield token_request("GET", step.url, extensions={"timeout": _limits(request)})
                     reply = Answer(response.status_code, response.headers, await response.aread())
                 elif isinstance(step, Acquire):
                     lock = self._locks.of_this_loop()
@@ -251,13 +263,26 @@ def _token_request(
     Its body can be read once. A client that follows redirects therefore fails when the token endpoint
     redirects, before the evidence goes anywhere else.
     """
+    headers = {**step.request.headers, "Content-Length": str(len(step.request.body))}
+    return make("POST", step.request.url, headers=headers, content=content, extensions={"timeout": _limits(request)})
+
+
+def _limits(request: _Request) -> dict[str, float]:
+    """The caller's time limits, and ours where they are shorter or there are none."""
     given = request.extensions.get("timeout") or {}
-    limits = {
+    return {
         phase: min(TOKEN_TIMEOUT_S, given.get(phase) or TOKEN_TIMEOUT_S)
         for phase in ("connect", "read", "write", "pool")
     }
-    headers = {**step.request.headers, "Content-Length": str(len(step.request.body))}
-    return make("POST", step.request.url, headers=headers, content=content, extensions={"timeout": limits})
+
+
+def _pinned(log_key: str) -> NoteVerifier:
+    try:
+        return NoteVerifier.parse(log_key.strip())
+    except Malformed as error:
+        raise ConfigurationError(
+            f"log_key: {error.detail} Give the line that `broker keys show --log` prints."
+        ) from error
 
 
 def _once(body: bytes) -> Iterator[bytes]:

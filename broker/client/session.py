@@ -16,10 +16,11 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal
 
-from broker.client.errors import BrokerUnreachable, ClientError, WrongOrigin
+from broker.client.errors import BrokerUnreachable, ClientError, NoReceipt, WrongOrigin
 from broker.client.origin import Origin, broker_origin
-from broker.client.steps import Acquire, Answer, Ask, Held, Registered, Reply, Send, Step, WantEvidence
+from broker.client.steps import Acquire, Answer, Ask, Fetch, Held, Registered, Reply, Send, Step, WantEvidence
 from broker.client.token_request import (
+    TokenAnswer,
     build_token_request,
     client_assertion,
     client_credentials_form,
@@ -28,9 +29,11 @@ from broker.client.token_request import (
 )
 from broker.clock import Clock
 from broker.entropy import Entropy, new_id
-from broker.errors import UseDpopNonce
-from broker.formats import dpop
+from broker.errors import Malformed, UseDpopNonce, VerificationFailed
+from broker.formats import dpop, note, succession, tlog_proof
+from broker.formats import receipt as receipts
 from broker.formats.jwk import PrivateKey
+from broker.formats.note import NoteVerifier
 
 _MAX_NONCE = 256
 _DPOP_CHALLENGE = re.compile(r"(?:^|,)\s*DPoP\b(.*)", re.IGNORECASE | re.DOTALL)
@@ -59,6 +62,7 @@ class Session:
         clock: the time.
         entropy: makes ids of proofs.
         allow_plain_http: take http beyond loopback, where something else encrypts.
+        log_key: a key of the broker's log; a token counts only once the log proves that it was issued on record.
 
     Raises:
         ConfigurationError: a broker URL that is none.
@@ -76,7 +80,9 @@ class Session:
         clock: Clock,
         entropy: Entropy,
         allow_plain_http: bool,
+        log_key: NoteVerifier | None = None,
     ) -> None:
+        self._log_key = log_key
         self._broker_url = broker_url.rstrip("/")
         self._origin = broker_origin(self._broker_url, allow_plain_http=allow_plain_http)
         self._registered = registered
@@ -197,7 +203,33 @@ class Session:
                 result = read_token_answer(answer.status, answer.headers, answer.body)
             except UseDpopNonce as error:
                 raise BrokerUnreachable("The token endpoint takes none of its own nonces. Ask its operator.") from error
+        if self._log_key is not None:
+            yield from self._proved(result, self._log_key)
         return _Token(result.access_token, asked_at + result.expires_in_s, asked_at + result.expires_in_s * 2 / 3)
+
+    def _proved(self, result: TokenAnswer, log_key: NoteVerifier) -> Generator[Step, Reply, None]:
+        """Makes sure that the log holds the token's record.
+
+        Raises:
+            NoReceipt: it does not prove so; a token made with a stolen signing key has no record.
+        """
+        receipt = result.receipt
+        if receipt is None:
+            raise NoReceipt("The token came without a receipt of its record. Check that the broker gives them.")
+        proof = (yield from self._fetched(f"/log/receipt/{receipt.index}")).decode("utf-8", "replace")
+        try:
+            statements: tuple[str, ...] = ()
+            if (log_key.name, log_key.key_id) not in note.unverified_signers(tlog_proof.checkpoint_of(proof)):
+                statements = succession.published((yield from self._fetched("/log/keys")))
+            receipts.check(receipt, proof, result.access_token, log_key, statements)
+        except (Malformed, VerificationFailed) as error:
+            raise NoReceipt(f"The token was discarded: the log does not prove its record. {error.detail}") from error
+
+    def _fetched(self, path: str) -> Generator[Step, Reply, bytes]:
+        answer = yield from _sent(Fetch(self._broker_url + path))
+        if answer.status != 200:
+            raise NoReceipt(f"The token was discarded, for {path} answered {answer.status}. Try again in a moment.")
+        return answer.body
 
     def _posted(self, evidence: str) -> Generator[Step, Reply, Answer]:
         now, registered = self._clock.now(), self._registered
@@ -225,6 +257,7 @@ class Session:
             now=now,
             jti=new_id(self._entropy),
             nonce=self._nonces.get("token"),
+            receipt=self._log_key is not None,
         )
         answer = yield from _sent(Ask(request))
         self._learn_nonce("token", answer)
@@ -241,7 +274,7 @@ class Session:
             self._token = None
 
 
-def _sent(step: Send | Ask) -> Generator[Step, Reply, Answer]:
+def _sent(step: Send | Ask | Fetch) -> Generator[Step, Reply, Answer]:
     reply = yield step
     assert isinstance(reply, Answer)
     return reply

@@ -33,6 +33,13 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """Get this public document of the broker's; reply with an `Answer`."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class WantEvidence:
     """Read the evidence; reply with its text."""
 
@@ -60,5 +67,5 @@ class Held:
     release: Callable[[], None]
 
 
-Step = Send | Ask | WantEvidence | Acquire
+Step = Send | Ask | Fetch | WantEvidence | Acquire
 Reply = Answer | Held | str | None

@@ -15,7 +15,9 @@ from urllib.parse import urlencode
 from broker.client.errors import BrokerUnreachable, TokenRefused
 from broker.errors import Malformed, UseDpopNonce
 from broker.formats import canonical_json, dpop, jwk, jws
+from broker.formats import receipt as receipts
 from broker.formats.jwk import PrivateKey
+from broker.formats.receipt import Receipt
 
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105  a name, no secret
 JWT_TYPE = "urn:ietf:params:oauth:token-type:jwt"
@@ -58,11 +60,13 @@ class TokenAnswer:
         access_token: goes into `Authorization: DPoP …`.
         expires_in_s: from the moment it was asked for, at most.
         scope: what was granted, where the answer says so.
+        receipt: of its record, if it was asked for; None if there is none that can be read.
     """
 
     access_token: str
     expires_in_s: int
     scope: str
+    receipt: Receipt | None = None
 
     def __repr__(self) -> str:
         """Shows no token."""
@@ -146,6 +150,7 @@ def build_token_request(
     now: float,
     jti: str,
     nonce: str | None = None,
+    receipt: bool = False,
 ) -> TokenRequest:
     """The request for a form, with its proof.
 
@@ -156,6 +161,7 @@ def build_token_request(
         now: seconds since the epoch.
         jti: fresh for each sending.
         nonce: the last one that the token endpoint gave, if any.
+        receipt: whether to ask for a receipt of the token's record.
     """
     url = f"{broker_url.rstrip('/')}/token"
     headers = {
@@ -163,6 +169,8 @@ def build_token_request(
         "Content-Type": "application/x-www-form-urlencoded",
         "DPoP": dpop.prove(key, method="POST", url=url, now=now, jti=jti, nonce=nonce),
     }
+    if receipt:
+        headers["Prefer"] = "receipt"
     return TokenRequest(url, headers, dict(form))
 
 
@@ -201,7 +209,14 @@ def read_token_answer(status: int, headers: Mapping[str, str], body: bytes) -> T
     if not isinstance(lifetime_s, int) or isinstance(lifetime_s, bool) or lifetime_s <= 0:
         raise BrokerUnreachable("The token endpoint gave a token without a lifetime. It was discarded.")
     scope = members.get("scope")
-    return TokenAnswer(token, lifetime_s, scope if isinstance(scope, str) else "")
+    return TokenAnswer(token, lifetime_s, scope if isinstance(scope, str) else "", _receipt(members))
+
+
+def _receipt(members: Mapping[str, object]) -> Receipt | None:
+    try:
+        return receipts.parse(members["receipt"]) if "receipt" in members else None
+    except Malformed:
+        return None
 
 
 def _members(body: bytes) -> Mapping[str, object]:

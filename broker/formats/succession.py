@@ -18,11 +18,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.errors import Malformed, ProofInvalid, VerificationFailed
-from broker.formats import checkpoint, note
+from broker.formats import canonical_json, checkpoint, note
 from broker.formats.note import NoteSigner, NoteVerifier
 
 HEADER = "log-key-succession v1"
 _MOST = 2**63
+_MAX_STATEMENTS = 1000
+_MAX_PUBLISHED_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,28 @@ def key_for(signed: str, pinned: NoteVerifier, statements: Sequence[str]) -> Not
         "Neither the key that you pinned nor one that follows from it signed this checkpoint: check the verifier key "
         "you pinned. If the log's key was replaced, fetch its successions from /log/keys."
     )
+
+
+def statements_in(members: object) -> tuple[str, ...]:
+    """The statements that a bundle brings, unverified; none in one that was written before there were any.
+
+    Raises:
+        Malformed: they are of another shape.
+    """
+    found = members.get("successions", []) if isinstance(members, dict) else None
+    if not isinstance(found, list) or len(found) > _MAX_STATEMENTS or not all(isinstance(each, str) for each in found):
+        raise Malformed("`successions` is missing or no list of signed statements.")
+    return tuple(map(str, found))
+
+
+def published(data: bytes) -> tuple[str, ...]:
+    """The statements in what `GET /log/keys` gives, unverified.
+
+    Raises:
+        Malformed: it is of another shape.
+    """
+    members = canonical_json.parse(data, max_bytes=_MAX_PUBLISHED_BYTES)
+    return statements_in(members if isinstance(members, dict) and "successions" in members else None)
 
 
 def successors_of(pinned: NoteVerifier, statements: Sequence[str]) -> list[Succession]:

@@ -149,6 +149,7 @@ _DESCRIBED = {
     ("get", "/.well-known/oauth-protected-resource/anthropic/v1"): "The gateway's metadata (RFC 9728).",
     ("get", "/.well-known/oauth-protected-resource/api/v1"): "The API's metadata (RFC 9728).",
     ("get", "/log/checkpoint"): "The log's newest checkpoint (C2SP tlog-checkpoint).",
+    ("get", "/log/receipt/{index}"): "The proof that the log holds a record (C2SP tlog-proof).",
     ("get", "/log/keys"): "The log's key, and the statements by which its keys followed each other.",
     ("get", "/log/tile/{level}/{index}"): "A hash tile of the log (C2SP tlog-tiles).",
     ("get", "/healthz"): "Whether the process answers.",

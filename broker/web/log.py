@@ -1,4 +1,4 @@
-"""The public side of the log: the checkpoint, the hash tiles (C2SP tlog-tiles) and its keys. Anybody may read them."""
+"""The public side of the log: checkpoint, hash tiles (C2SP tlog-tiles), keys and proofs. Anybody may read them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import re
 import orjson
 
 from broker.assembly import Broker
+from broker.audit import trail
 from broker.errors import NotFound
 from broker.web import asgi, errors
 from broker.web.asgi import Handler, Receive, Scope, Send
 
 _TILE = re.compile(r"/log/tile/(0|[1-9][0-9]?)/((?!x000/)(?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?")
+_RECEIPT = re.compile(r"/log/receipt/(0|[1-9][0-9]{0,17})")
 _FULL = 256
+_TRIES, _BETWEEN_TRIES_S = 40, 0.05
 
 
 def public_log(broker: Broker) -> Handler:
-    """`GET /log/checkpoint`, `GET /log/keys` and `GET /log/tile/<L>/<N>[.p/<W>]`."""
+    """`GET /log/checkpoint`, `GET /log/keys`, `GET /log/receipt/<index>` and `GET /log/tile/<L>/<N>[.p/<W>]`."""
 
     async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
         path = str(scope["path"])
@@ -26,6 +29,11 @@ def public_log(broker: Broker) -> Handler:
                 note = await asyncio.to_thread(broker.tree.head)
                 headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
                 await asgi.send_bytes(send, 200, headers, note.encode())
+                return
+            if (asked := _RECEIPT.fullmatch(path)) is not None:
+                proof = await _receipt(broker, int(asked[1]))
+                headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
+                await asgi.send_bytes(send, 200, headers, proof.encode())
                 return
             if path == "/log/keys":
                 document = orjson.dumps(await asyncio.to_thread(_keys, broker))
@@ -44,6 +52,20 @@ def public_log(broker: Broker) -> Handler:
         await asgi.send_bytes(send, 200, headers, data)
 
     return answer
+
+
+async def _receipt(broker: Broker, index: int) -> str:
+    """The proof of a record, as soon as a checkpoint covers it: what is durable is under one in a second.
+
+    Raises:
+        NotFound: no such record, or none yet.
+    """
+    if index < broker.audit.size:
+        for _ in range(_TRIES):
+            if index < broker.tree.covered:
+                break
+            await asyncio.sleep(_BETWEEN_TRIES_S)
+    return await asyncio.to_thread(trail.receipt_proof, broker.tree, index)
 
 
 def _keys(broker: Broker) -> dict[str, object]:

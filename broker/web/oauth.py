@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 
 from broker.assembly import Broker
+from broker.audit import trail
 from broker.errors import BrokerError, InvalidClient, InvalidRequest, Malformed
 from broker.formats import canonical_json
 from broker.tokens import metadata, nonces
@@ -43,12 +44,19 @@ def token_endpoint(broker: Broker) -> Handler:
         except Exception as error:  # noqa: BLE001  the one table decides what is shown
             await asgi.send_shown(send, errors.oauth(error, request_id))
             return
-        document = {
+        document: dict[str, object] = {
             "access_token": granted.token,
             "issued_token_type": ACCESS_TOKEN_TYPE,
             "token_type": granted.token_type,
             "expires_in": granted.expires_in_s,
         }
+        if _wants_receipt(scope):
+            try:
+                receipt = await broker.read(lambda session: trail.receipt(session, granted.record))
+            except Exception as error:  # noqa: BLE001  the one table decides what is shown
+                await asgi.send_shown(send, errors.oauth(error, request_id))
+                return
+            document["receipt"] = receipt.to_members()
         headers = [
             (b"content-type", b"application/json"),
             (b"cache-control", b"no-store"),
@@ -60,6 +68,12 @@ def token_endpoint(broker: Broker) -> Handler:
         await asgi.send_bytes(send, 200, headers, orjson.dumps(document))
 
     return answer
+
+
+def _wants_receipt(scope: Scope) -> bool:
+    """Whether the request prefers an answer with a receipt (RFC 7240 §2: unknown preferences are passed over)."""
+    given = ",".join(asgi.values(scope, b"prefer"))
+    return any(part.strip().lower() == "receipt" for part in given.split(","))
 
 
 def sign_in(broker: Broker) -> Handler:
