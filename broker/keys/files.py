@@ -119,6 +119,8 @@ def reseal(path: Path, unlock: Unlock, entropy: Entropy, *, close: bool) -> int:
         ConfigurationError: something does not open; the files that were rewritten before it are good as they are.
     """
     owner_only(path)
+    for left in path.glob("*.partial"):
+        left.unlink()  # by a process that died, perhaps of a key in the clear
     description = path / SEAL
     if not description.exists() and not close:
         return 0

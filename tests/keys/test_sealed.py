@@ -191,6 +191,16 @@ def test_an_interrupted_sealing_goes_on(
     assert _identity(_ring(folder, KEY_FILE if close else None, make=False)) == before
 
 
+@pytest.mark.parametrize("left", ["log.pem.partial", "token-x.pem.partial"])
+def test_sealing_leaves_nothing_in_the_clear(tmp_path: Path, left: str) -> None:
+    """Not even what a process left that died while it opened the keys, or while it made one."""
+    folder = tmp_path / "keys"
+    _ring(folder, None)
+    (folder / left).write_bytes((folder / "log.pem").read_bytes())
+    reseal(folder, KEY_FILE, system_entropy, close=True)
+    assert not any(b"PRIVATE" in path.read_bytes() for path in folder.iterdir())
+
+
 def test_another_secret_seals_nothing_over(tmp_path: Path) -> None:
     """What is sealed with one secret is not sealed again with another: the text says so, and it still opens."""
     folder = tmp_path / "keys"
