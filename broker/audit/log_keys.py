@@ -98,9 +98,10 @@ class LogKeys:
                 return checkpoint.open_signed(signed, verifier)
         raise ProofInvalid("No key of this log signed it.")
 
-    def ended(self, connection: Connection) -> list[str]:
-        """The keys that sign no more, whose private halves are to be destroyed."""
-        return [row.old for row in _rows(connection) if row.ended_at is not None]
+    def unused(self, connection: Connection) -> list[NoteSigner]:
+        """The keys whose private halves are here and that no succession speaks of: an earlier try left them."""
+        named = {self._first, *(name for row in _rows(connection) for name in (row.old, row.new))}
+        return [signer for vkey, signer in self._signers.items() if vkey not in named]
 
 
 def _rows(connection: Connection) -> list[SuccessionRow]:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from broker.entropy import Entropy
-from broker.errors import BrokerError, ConfigurationError
+from broker.errors import BrokerError, ConfigurationError, Unavailable
 from broker.files import owner_only, replace_private, sync_folder, write_private
 from broker.formats.jwk import PrivateKey
 from broker.keys.sealed import Seal, Unlock, is_sealed
@@ -94,8 +94,16 @@ class KeyFolder:
         return _open(self._seal, path, data)
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a new private file, as `write_private`."""
-        write_private(self.path / name, data if self._seal is None else self._seal.close(name, data, self._entropy))
+        """Writes a new private file, as `write_private`.
+
+        Raises:
+            Unavailable: it could not be written; nothing of it stays.
+        """
+        path = self.path / name
+        try:
+            write_private(path, data if self._seal is None else self._seal.close(name, data, self._entropy))
+        except OSError as error:
+            raise Unavailable(f"{path}: cannot be written: {error.strerror}. Make room there.") from error
 
     def destroy(self, name: str) -> None:
         """Takes a file away. What it held may still be found on the disk by those who can read all of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Log:
         self.tree = AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
         self.rotation = self._rotation(self.audit)
         self.rotation.load()
+        self.rotation.tidy()
 
     def _rotation(self, audit: AuditLog) -> LogRotation:
         return LogRotation(
@@ -167,7 +169,9 @@ async def test_a_restart_goes_on_under_the_new_key(log: Log) -> None:
     first = log.keys.vkey
     new = await log.rotate()
     log.ring.make_log_key()  # a process that died before its step
+    assert len(log.files()) == 3
     log.restart()
+    assert len(log.files()) == 2
     log.tree.check_key()
     assert log.tree.lost() is None
     assert log.keys.vkey == new
@@ -229,6 +233,50 @@ async def test_what_is_not_recorded_changes_nothing(log: Log, engine: Engine) ->
     assert _signers(await log.grow()) == {_id(old)}
     log.restart()
     assert log.keys.vkey == old
+
+
+async def test_tries_that_fail_leave_one_key_and_a_stolen_folder_none(log: Log, engine: Engine) -> None:
+    """The next try uses the key of the first; but a key that lay beside a stolen one is never used, nor left."""
+    failing = open_log(engine, log.folder, timeout_s=0.5, probe=_full)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await log._rotation(failing).rotate("test", by="operator:admin", request_id="r", compromised=False)
+    failing.close()
+    first, left = log.keys.vkey, set(log.ring.log_signers) - {log.keys.vkey}
+    assert len(log.files()) == 1 + len(left) == 2
+    assert {await log.rotate()} == left
+    beside = log.ring.make_log_key()
+    new = await log.rotate(compromised=True)
+    assert new not in (first, beside.vkey, *left)
+    assert log.files() == [f"log-{_id(new).hex()}.pem"]
+
+
+async def test_a_succession_that_lands_late_is_followed_by_another(log: Log, engine: Engine) -> None:
+    """A try whose commit outlives its caller, and another meanwhile: no key follows itself, and none is missing."""
+    hold, inside, go = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(point: str) -> None:
+        if point == "applied" and hold.is_set():
+            hold.clear()
+            inside.set()
+            go.wait()
+
+    audit = open_log(engine, log.folder, timeout_s=0.2, probe=slow)
+    rotation = log._rotation(audit)
+    hold.set()
+    with pytest.raises(Unavailable):
+        await rotation.rotate("first", by="operator:admin", request_id="r", compromised=False)
+    assert inside.is_set()
+    second = asyncio.create_task(rotation.rotate("second", by="operator:admin", request_id="r", compromised=False))
+    await asyncio.sleep(0)
+    go.set()
+    await second
+    audit.close()
+    said = [succession.open_signed(statement) for statement in log.tree.successions()]
+    assert [each.old for each in said][1:] == [each.new for each in said][:-1]
+    assert len({said[0].old, *(each.new for each in said)}) == len(said) + 1 == 3
+    log.restart()
+    assert log.keys.vkey == said[-1].new
 
 
 def _full(point: str) -> None:
