@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -186,6 +187,54 @@ async def test_keys_that_come_meanwhile_are_in_the_backup(tmp_path: Path, data: 
     rotated: list[str] = []
     backup.make(data, tmp_path / "b", now=_NOW, probe=rotate)
     assert (tmp_path / "b" / "keys" / f"token-{rotated[0]}.pem").exists()
+
+
+@pytest.mark.parametrize("log", [True, False])
+async def test_a_key_that_ends_meanwhile_begins_the_backup_anew(tmp_path: Path, log: bool) -> None:
+    """The copied database speaks of a key that ended before the keys were copied: both are copied anew."""
+    async with running(tmp_path) as run:
+        loop, ended = asyncio.get_running_loop(), list[str]()
+
+        async def end() -> None:
+            told = {"by": "operator:admin", "request_id": "r"}
+            if log:
+                await run.broker.log_rotation.rotate("test", compromised=True, **told)
+            else:
+                await run.broker.signing_keys.contain(run.broker.keys.current.kid, "test", **told)
+
+        def stolen(point: str) -> None:
+            if point == "database" and not ended:
+                ended.append(point)
+                asyncio.run_coroutine_threadsafe(end(), loop).result()
+
+        made = await asyncio.to_thread(backup.make, tmp_path / "data", tmp_path / "b", now=_NOW, probe=stolen)
+        assert made.manifest["log_key"] == run.broker.log_key
+        assert f"keys/token-{run.broker.keys.current.kid}.pem" in made.manifest["files"]
+
+
+async def test_the_data_of_the_version_before_is_backed_up_and_restored(tmp_path: Path, data: Path) -> None:
+    """Whoever installs this version backs up before the first start, or goes back to a backup of the one before."""
+    with closing(sqlite3.connect(data / "broker.db")) as database, database:
+        for statement in ("DROP TABLE signing_keys", "DROP TABLE log_successions"):
+            database.execute(statement)
+        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    backup.make(data, tmp_path / "b", now=_NOW)
+    backup.restore(tmp_path / "b", tmp_path / "new" / "data", now=_NOW)
+    async with running(tmp_path / "new") as run:
+        assert "restored" in await _started_record(run)
+        await run.check_log()
+
+
+async def test_a_restore_into_the_folder_where_one_stands(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty folder may be named as `.`, too."""
+    backup.make(data, tmp_path / "b", now=_NOW)
+    (tmp_path / "new" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "new" / "data")
+    backup.restore(tmp_path / "b", Path(), now=_NOW)
+    monkeypatch.undo()
+    assert (tmp_path / "new" / "data" / "broker.db").exists()
 
 
 def _flip(path: Path) -> None:
