@@ -29,12 +29,13 @@ class KeyFolder:
         path: the folder; it is made, for its owner alone, if it is not there.
         entropy: makes nonces and the salt of a new seal.
         unlock: what opens it; None for a folder that is not sealed. A folder without any key becomes what this says.
+        make: whether it may become that: not where keys are looked for that should be there.
 
     Raises:
         ConfigurationError: others can read it, it is sealed and nothing opens it, or it is not and should be.
     """
 
-    def __init__(self, path: Path, entropy: Entropy, unlock: Unlock | None = None) -> None:
+    def __init__(self, path: Path, entropy: Entropy, unlock: Unlock | None = None, *, make: bool = True) -> None:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -42,9 +43,9 @@ class KeyFolder:
         owner_only(path)
         self.path = path
         self._entropy = entropy
-        self._seal = self._opened(unlock)
+        self._seal = self._opened(unlock, make=make)
 
-    def _opened(self, unlock: Unlock | None) -> Seal | None:
+    def _opened(self, unlock: Unlock | None, *, make: bool) -> Seal | None:
         description = self.path / SEAL
         if description.exists():
             if unlock is None:
@@ -61,6 +62,8 @@ class KeyFolder:
                 f"{self.path}: the configuration names a {unlock.kind} and the keys are not sealed; stop the broker "
                 "and run `broker keys seal` once"
             )
+        if not make:
+            return None
         seal = Seal.new(unlock, self._entropy)
         write_private(description, seal.description())
         return seal

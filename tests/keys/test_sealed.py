@@ -125,6 +125,15 @@ def test_a_description_of_another_shape_is_refused(tmp_path: Path, text: bytes) 
         _ring(folder, KEY_FILE)
 
 
+def test_looking_for_keys_that_are_gone_seals_nothing(tmp_path: Path) -> None:
+    """Beside a database nothing is made, no seal either: the keys that come back from a backup may have another."""
+    _ring(tmp_path / "keys", None)
+    (tmp_path / "keys").rename(tmp_path / "aside")
+    with pytest.raises(ConfigurationError, match="is missing"):
+        _ring(tmp_path / "keys", KEY_FILE, make=False)
+    assert list((tmp_path / "keys").iterdir()) == []
+
+
 def test_keys_in_the_clear_are_not_gone_on_with_when_they_should_be_sealed(tmp_path: Path) -> None:
     """A configuration that says sealed means it."""
     _ring(tmp_path / "keys", None)
