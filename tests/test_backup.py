@@ -363,6 +363,32 @@ async def test_a_backup_that_dies_leaves_nothing_that_looks_like_one(point: str,
         await run.check_log()
 
 
+async def test_what_changes_after_it_was_checked_is_not_restored(tmp_path: Path, data: Path) -> None:
+    """Each file is held against the manifest once more as it is copied."""
+    backup.make(data, tmp_path / "b", now=_NOW)
+
+    def change(point: str) -> None:
+        if point == "checked":
+            _flip(tmp_path / "b" / "keys" / "tag.key")
+
+    with pytest.raises(ProofInvalid, match=r"keys/tag\.key: changed while it was copied"):
+        backup.restore(tmp_path / "b", tmp_path / "new", now=_NOW, probe=change)
+    assert not (tmp_path / "new").exists()
+
+
+async def test_what_came_into_its_place_meanwhile_stays(tmp_path: Path, data: Path) -> None:
+    """A folder of that name that somebody made and filled while the copy was made is not replaced."""
+
+    def another(point: str) -> None:
+        if point == "checked":
+            (tmp_path / "b").mkdir()
+            (tmp_path / "b" / "thesis.tex").touch()
+
+    with pytest.raises(BackupRefused, match="cannot be made of"):
+        backup.make(data, tmp_path / "b", now=_NOW, probe=another)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.tex"]
+
+
 @pytest.mark.parametrize("point", ["checked", "copied", "noted"])
 async def test_a_restore_that_dies_leaves_nothing_that_starts(point: str, tmp_path: Path, data: Path) -> None:
     """Killed anywhere: no data folder, the backup is as it was, and the next run restores it."""

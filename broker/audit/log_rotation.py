@@ -150,8 +150,7 @@ class LogRotation:
         event = self._event(Kind.LOG_KEY_ROTATED, by, now, request_id, remedy)
 
         def change(session: Session) -> None:
-            connection = session.connection()
-            if stored_head(connection) != head or not sign_head_again(connection, head, signed):
+            if not sign_head_again(session.connection(), head, signed):
                 raise Conflict("The tree grew meanwhile.")
             rows = session.exec(select(SuccessionRow)).all()
             if compromised:

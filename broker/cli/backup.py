@@ -91,7 +91,9 @@ def restore(
         say(f"     {', '.join(restored.manifest['secrets']) or 'it named none'}.")
         say(f"  3. broker serve --data-dir {data_dir}")
         say("  4. Suspend and revoke again what was suspended or revoked after the backup: it is active again.")
-        say("  5. If a key was replaced as compromised after the backup, replace it again: `broker keys rotate --help`.")
+        say(
+            "  5. If a key was replaced as compromised after the backup, replace it again: `broker keys rotate --help`."
+        )
         say("  6. Tell your auditors: checkpoints newer than this one are contradicted from here on, and the first")
         say("     record says so: broker audit search --kind BrokerStarted --limit 1")
 

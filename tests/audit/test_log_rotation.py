@@ -27,6 +27,7 @@ from broker.keys import KeyRing
 from tests.audit.logs import event, open_log
 from tests.build import Running, running
 from tests.fakes import FakeClock
+from tests.faults import until
 
 _OVERLAP_S = 1000.0
 
@@ -215,10 +216,37 @@ async def test_integration_meanwhile_never_signs_with_the_old_key_alone(log: Log
     assert sizes == sorted(sizes)
     for head in heads:
         size = checkpoint.parse_unverified(head).size
-        for place, (key, until) in enumerate(zip(keys, sizes, strict=False)):
-            if _id(key) in _signers(head) and size > until:
+        for place, (key, last) in enumerate(zip(keys, sizes, strict=False)):
+            if _id(key) in _signers(head) and size > last:
                 assert _id(keys[place + 1]) in _signers(head)
         assert {log.opens(key, head) for key in keys} == {size}
+
+
+async def test_a_tree_that_was_signed_before_the_handover_is_not_the_head_after_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Integration signs with the old key alone, and waits for the disk while the key is followed: it signs again."""
+    waits, go, replace = threading.Event(), threading.Event(), Path.replace
+    heads: list[str] = []
+
+    def slow(path: Path, target: Path) -> Path:
+        if path.name == "checkpoint.partial":
+            heads.append(log.tree.head())  # as it is while another is signed
+            if not waits.is_set():
+                waits.set()
+                go.wait()
+        return replace(path, target)
+
+    await log.audit.record(Step((event(),)))
+    monkeypatch.setattr(Path, "replace", slow)
+    integrating = asyncio.create_task(asyncio.to_thread(log.tree.integrate))
+    await until(waits.is_set)
+    # The tree was brought up to date just before the event came, so this begins with the head that integration saw.
+    await log.rotation._follow(None, "test", by="operator:admin", request_id="r", compromised=True)
+    go.set()
+    await integrating
+    assert len(heads) == 2
+    assert [_signers(head) for head in (heads[1], log.tree.head())] == [{_id(log.keys.vkey)}] * 2
 
 
 async def test_what_is_not_recorded_changes_nothing(log: Log, engine: Engine) -> None:

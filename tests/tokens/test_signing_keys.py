@@ -96,7 +96,10 @@ async def test_a_key_is_published_before_it_signs_and_verifies_after_it_was_foll
     assert await Holder(run).exchange() == second
     assert await holder.lists() == 200
     assert await _published(run) == {first, second}
-    _clock(run).advance(run.broker.rules.lifetime_s + 60)
+    _clock(run).advance(run.broker.rules.lifetime_s + 59)  # a token may have been signed and be on its way
+    await keys.advance()
+    assert await _published(run) == {first, second}
+    _clock(run).advance(1)
     await keys.advance()
     assert await _published(run) == {second}
     assert _status(run) == {first: "ended", second: "in use"}
@@ -306,3 +309,24 @@ async def test_no_room_for_a_key_is_said_and_changes_nothing(
             assert (await admin.post("/api/v1/keys/rotate", json={"log": log})).status_code == 503
         assert sorted(folder.iterdir()) == before
         assert (await admin.post("/api/v1/keys/rotate", json={"log": log})).status_code == 200
+
+
+async def test_what_was_not_confirmed_in_time_is_said_to_be_open(tmp_path: Path) -> None:
+    """It may land after the answer: who asked is told to look before asking again, and finds that it did."""
+    go, left = threading.Event(), 0
+
+    def slow(point: str) -> None:
+        nonlocal left
+        if point == "applied" and left:
+            left -= 1
+            if not left:
+                go.wait()
+
+    async with running(tmp_path, clock=FakeClock(), probe=slow, storage={"commit_timeout_s": 0.2}) as run:
+        admin, before = await run.operator(), len(_status(run))
+        await admin.get("/api/v1/keys")  # the token is there
+        left = 2  # the first is that of the proof
+        answer = await admin.post("/api/v1/keys/rotate", json={})
+        go.set()
+        assert (answer.status_code, "may have taken effect" in answer.text) == (503, True), answer.text
+        await until(lambda: len(_status(run)) == before + 1)

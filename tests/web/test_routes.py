@@ -111,7 +111,6 @@ async def test_a_route_demands_the_right_to_what_it_does(route: ApiRoute) -> Non
     assert route.actions == (look if route.method == "GET" else NEEDS[route.path],)
 
 
-
 async def test_the_application_serves_no_other_routes(run: Running) -> None:
     """What FastAPI answers in the running application is the API and the description of it."""
     served = api_routes(app_of(run.broker)._rest)
