@@ -11,12 +11,13 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import orjson
 import pytest
 import pytest_asyncio
+from alembic import command
+from alembic.config import Config
 
 from broker import backup, migrations
 from broker.assembly import assemble
@@ -24,6 +25,8 @@ from broker.audit import trail
 from broker.audit.events import Kind
 from broker.backup import BackupRefused
 from broker.db.copy import copy_database
+from broker.db.engine import open_engine, writing
+from broker.db.sqlite import sqlite_url
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, ConfigurationError, ProofInvalid, Unavailable
 from broker.files import write_private
@@ -165,13 +168,20 @@ async def test_a_restored_broker_goes_on_and_says_so(tmp_path: Path, data: Path)
 
 
 async def test_a_restore_in_the_place_of_newer_records_is_told_from_one_elsewhere(tmp_path: Path, data: Path) -> None:
-    """Whoever puts the restored database beside the newer checkpoint is refused: that loss must be accepted."""
+    """Whoever puts the restored database beside the newer checkpoint is refused: that loss must be accepted. Then the
+    record tells both.
+    """
     backup.make(data, tmp_path / "b", now=_NOW)
     async with running(tmp_path):
         pass
     backup.restore(tmp_path / "b", tmp_path / "new" / "data", now=_NOW)
     shutil.copy(data / "checkpoint", tmp_path / "new" / "data" / "checkpoint")
     assert re.search("checkpoints of [0-9]+ were published", await _refused(tmp_path / "new"))
+    broker = assemble(settings_for(tmp_path / "new"), prepare=migrations.upgrade)
+    await broker.start(accept_lost_records=True)
+    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+    await broker.close()
+    assert {"restored", "lost"} <= started["groups"]["remedy"].keys()
 
 
 async def test_keys_that_come_meanwhile_are_in_the_backup(tmp_path: Path, data: Path) -> None:
@@ -214,10 +224,12 @@ async def test_a_key_that_ends_meanwhile_begins_the_backup_anew(tmp_path: Path, 
 
 async def test_the_data_of_the_version_before_is_backed_up_and_restored(tmp_path: Path, data: Path) -> None:
     """Whoever installs this version backs up before the first start, or goes back to a backup of the one before."""
-    with closing(sqlite3.connect(data / "broker.db")) as database, database:
-        for statement in ("DROP TABLE signing_keys", "DROP TABLE log_successions"):
-            database.execute(statement)
-        database.execute("UPDATE alembic_version SET version_num = '0001'")
+    engine, config = open_engine(sqlite_url(data)), Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    engine.dispose()
     backup.make(data, tmp_path / "b", now=_NOW)
     backup.restore(tmp_path / "b", tmp_path / "new" / "data", now=_NOW)
     async with running(tmp_path / "new") as run:
@@ -287,6 +299,7 @@ ALTERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another version": (lambda f: (f / "manifest.json").write_text('{"version":2}'), "another version than 1"),
     "half a manifest": (lambda f: (f / "manifest.json").write_text('{"version":1}'), "`made_at_ms` is missing"),
     "a record removed": (_sql("DELETE FROM records WHERE idx = 1"), "Record 2 does not follow the one before"),
+    "a record given to another": (_sql("UPDATE records SET agent_tag = 'x' WHERE idx = 1"), "Record 1 does not follow"),
     "the last record removed": (
         _sql("DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)"),
         "do not hash to the checkpoint",
