@@ -98,11 +98,6 @@ class LogKeys:
                 return checkpoint.open_signed(signed, verifier)
         raise ProofInvalid("No key of this log signed it.")
 
-    def unused(self, connection: Connection) -> list[NoteSigner]:
-        """The keys whose private halves are here and that no succession speaks of: an earlier try left them."""
-        named = {self._first, *(name for row in _rows(connection) for name in (row.old, row.new))}
-        return [signer for vkey, signer in self._signers.items() if vkey not in named]
-
 
 def _rows(connection: Connection) -> list[SuccessionRow]:
     with Session(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False) as session:

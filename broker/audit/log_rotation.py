@@ -2,8 +2,8 @@
 
 Order: the new key is durable on disk → the head is read → both keys sign the statement → one step, durable at once: the
 record with the statement, its row, and the head signed again. If the tree grew meanwhile, nothing happened and it
-begins again. Died before the step: a key that was never used lies in the folder; the next try uses it, the next
-start destroys it. Died after it: the next start finds the row.
+begins again. Died before the step: a key that was never used lies in the folder, until the next start destroys it.
+Died after it: the next start finds the row.
 """
 
 from __future__ import annotations
@@ -97,13 +97,14 @@ class LogRotation:
             Unavailable: it is not recorded, and nothing changed unless the text says otherwise.
         """
         async with self._turn:
-            made = await asyncio.to_thread(self._ring.make_log_key) if compromised else None
+            new = await asyncio.to_thread(self._ring.make_log_key)
             for _ in range(_TRIES):
                 await asyncio.to_thread(self._tree.integrate)
                 try:
-                    return await self._follow(made, why, by=by, request_id=request_id, compromised=compromised)
+                    return await self._follow(new, why, by=by, request_id=request_id, compromised=compromised)
                 except Conflict:
                     continue  # the tree grew
+            self._ring.destroy_log_key(new.vkey)
             raise Unavailable("The log grows too fast to hand over its key just now. Nothing was changed; try again.")
 
     async def advance(self) -> None:
@@ -119,19 +120,13 @@ class LogRotation:
             for row in rows:
                 await self._end(row, now)
 
-    async def _follow(
-        self, made: NoteSigner | None, why: str, *, by: str, request_id: str, compromised: bool
-    ) -> Receipt:
-        """Lets the key that was made follow; without one, that which an earlier try left, or else one made here."""
+    async def _follow(self, new: NoteSigner, why: str, *, by: str, request_id: str, compromised: bool) -> Receipt:
         now = self._clock.now()
         with reading(self._engine) as session:
             connection = session.connection()
-            head, signing, left = stored_head(connection), self._keys.signing(connection), self._keys.unused(connection)
+            head, signing = stored_head(connection), self._keys.signing(connection)
         if head is None:
             raise Unavailable("The log has no checkpoint yet. Try again in a second.")
-        if made is None:
-            made = left[0] if left else await asyncio.to_thread(self._ring.make_log_key)
-        new = made
         tree, old = checkpoint.parse_unverified(head), signing[0]
         said = Succession(tree.origin, old.vkey, new.vkey, tree.size, tree.root)
         statement = succession.sign(said, old, new)
@@ -165,10 +160,9 @@ class LogRotation:
 
         def landed(_result: object) -> None:
             self._keys.vkey = new.vkey
-            if compromised:  # what lay in the same folder may be stolen too
-                for each in (*signing, *left):
-                    if each is not new:
-                        self._ring.destroy_log_key(each.vkey)
+            if compromised:
+                for each in signing:
+                    self._ring.destroy_log_key(each.vkey)
 
         return await self._audit.record(Step((event,), change=change, landed=landed))
 
