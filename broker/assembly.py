@@ -125,6 +125,7 @@ class Broker:
         """
         self.log_rotation.load()
         await asyncio.to_thread(self._check_continues, accept_lost_records)
+        await asyncio.to_thread(self.log_rotation.tidy)
         await asyncio.to_thread(self.tree.integrate)
         now = self.clock.now()
         for index, agent, request_id, model in await self.read(trail.open_calls):
@@ -149,8 +150,7 @@ class Broker:
                 "cases": checked.cases_run,
                 "why": "the shipped policies, first start",
             }
-            first = self._own(Kind.CHANGE_ACTIVATED, now, remedy)
-            receipt = await self.audit.record(Step((first,), change=change))
+            receipt = await self.audit.record(Step((self._own(Kind.CHANGE_ACTIVATED, now, remedy),), change=change))
             self.policies.use(checked.policies, checked.source, int(str(receipt.result)))
             self.directory.attesters[attesters.REGISTERED_KEYS.name] = attesters.REGISTERED_KEYS
         await self.signing_keys.start()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from sqlalchemy import inspect
 
 from broker.audit import published, untold
 from broker.audit.log_keys import LogKeys
@@ -28,7 +29,7 @@ from broker.db.engine import reading
 from broker.db.sqlite import DATABASE
 from broker.db.writer import no_probe
 from broker.entropy import system_entropy
-from broker.errors import BrokerError, Malformed, ProofInvalid
+from broker.errors import BrokerError, ConfigurationError, Malformed, ProofInvalid
 from broker.files import replace_private, sync_folder
 from broker.formats import canonical_json, note
 from broker.formats.note import NoteVerifier
@@ -102,7 +103,7 @@ def make(
     """Copies a data folder, of a broker that runs or not, and checks the copy.
 
     The database comes first and the keys after it: a key that is made in between is one too many, while one that the
-    database already speaks of must not be missing.
+    database already speaks of must not be missing. One that ends in between is, and then both are copied again, once.
 
     Args:
         data_dir: the data folder.
@@ -119,15 +120,17 @@ def make(
     """
     if not (data_dir / DATABASE).is_file():
         raise BackupRefused(f"{data_dir}: holds no {DATABASE}; name the broker's data folder with --data-dir")
+    target = target.resolve()
     partial = _begin(target, _size_of(data_dir))
-    copy_database(data_dir / DATABASE, partial / DATABASE)
-    probe("database")
-    _copy_keys(data_dir / KEYS, partial / KEYS, probe)
-    probe("keys")
+    try:
+        log_key = _copy_broker(data_dir, partial, unlock, probe)
+    except ConfigurationError:  # a key may have ended after the database was copied, which still speaks of it
+        (partial / DATABASE).unlink(missing_ok=True)
+        log_key = _copy_broker(data_dir, partial, unlock, probe)
     manifest = {
         "version": _VERSION,
         "made_at_ms": int(now * 1000),
-        "log_key": _log_key(partial, unlock),
+        "log_key": log_key,
         "configuration": configuration,
         "secrets": list(secrets),
         "files": {
@@ -190,6 +193,7 @@ def restore(folder: Path, target: Path, *, now: float, unlock: Unlock | None = N
     Raises:
         As `verify`; BackupRefused: the target holds something, or there is no room.
     """
+    target = target.resolve()
     backup = verify(folder, unlock)
     probe("checked")
     partial = _begin(target, _size_of(folder))
@@ -243,6 +247,15 @@ def _finish(partial: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def _copy_broker(data_dir: Path, partial: Path, unlock: Unlock | None, probe: Probe) -> str:
+    """Copies the database and then the keys, and sees that they fit; gives what verifiers of the log pin."""
+    copy_database(data_dir / DATABASE, partial / DATABASE)
+    probe("database")
+    _copy_keys(data_dir / KEYS, partial / KEYS, probe)
+    probe("keys")
+    return _log_key(partial, unlock)
+
+
 def _copy_keys(source: Path, target: Path, probe: Probe) -> None:
     """Copies the keys folder in one state of it, though keys may be replaced meanwhile."""
     for _ in range(_TRIES):
@@ -269,10 +282,12 @@ def _log_key(folder: Path, unlock: Unlock | None) -> str:
     engine = open_copy(folder / DATABASE)
     try:
         with reading(engine) as session:
-            lives = signing_keys.stored(session)
-            if lives:
-                signing_keys.show(lives, ring)
-            return LogKeys(ring.log_signers, ring.first_log_signer).signing(session.connection())[0].vkey
+            connection, log_keys = session.connection(), LogKeys(ring.log_signers, ring.first_log_signer)
+            if inspect(connection).has_table("signing_keys"):  # else of a broker whose keys were never replaced
+                if lives := signing_keys.stored(session):
+                    signing_keys.show(lives, ring)
+                log_keys.load(connection)
+            return log_keys.vkey
     finally:
         engine.dispose()
 

@@ -16,13 +16,8 @@ def write_private(path: Path, data: bytes) -> None:
         FileExistsError: the file is there already; nothing is overwritten.
         OSError: it cannot be written, for want of room or rights; nothing of it stays.
     """
-    partial = path.with_name(path.name + ".partial")
-    partial.unlink(missing_ok=True)
+    partial = _written(path, data)
     try:
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)  # all of it: os.write may take less when the disk is nearly full
-            file.flush()
-            os.fsync(file.fileno())
         os.link(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -37,13 +32,23 @@ def replace_private(path: Path, data: bytes) -> None:
     Raises:
         OSError: it cannot be written; the old one stays.
     """
+    _written(path, data).replace(path)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    """Writes a new file beside `path`, durably; what a process that died left there may be `path` itself by a link."""
     partial = path.with_name(path.name + ".partial")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    with open(os.open(partial, flags, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        with open(os.open(partial, flags, 0o600), "wb") as file:
+            file.write(data)  # all of it: os.write may take less when the disk is nearly full
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return partial
 
 
 def sync_folder(path: Path) -> None:

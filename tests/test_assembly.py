@@ -90,6 +90,28 @@ async def test_lost_records_are_accepted_once_and_recorded(tmp_path: Path) -> No
     await _ran_once(tmp_path)
 
 
+async def test_newer_keys_are_destroyed_only_once_the_loss_is_accepted(tmp_path: Path) -> None:
+    """A start that is refused leaves them for the newest database; one that goes on without it has no use for them."""
+    data = await _ran_once(tmp_path)
+    before = sorted((data / "keys").iterdir())
+    older = databases.copied(tmp_path, data)
+    async with running(tmp_path) as run:
+        told = {"by": "operator:admin", "request_id": "r"}
+        await run.broker.log_rotation.rotate("test", compromised=False, **told)
+        await run.broker.signing_keys.rotate("test", **told)
+        await run.check_log()
+    newer = sorted((data / "keys").iterdir())
+    assert len(newer) == len(before) + 2
+    databases.lose(tmp_path, data)
+    databases.put_back(older, tmp_path, data)
+    await _refused(tmp_path, ConfigurationError)
+    assert sorted((data / "keys").iterdir()) == newer
+    broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    await broker.start(accept_lost_records=True)
+    await broker.close()
+    assert sorted((data / "keys").iterdir()) == before
+
+
 async def test_a_crash_after_accepting_hides_no_loss(tmp_path: Path) -> None:
     """What was accepted waits on the disk until it is recorded, though the kept checkpoint is a new one by then."""
     await _older_database(tmp_path)

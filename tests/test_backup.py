@@ -16,6 +16,8 @@ from pathlib import Path
 import orjson
 import pytest
 import pytest_asyncio
+from alembic import command
+from alembic.config import Config
 
 from broker import backup, migrations
 from broker.assembly import assemble
@@ -23,6 +25,8 @@ from broker.audit import trail
 from broker.audit.events import Kind
 from broker.backup import BackupRefused
 from broker.db.copy import copy_database
+from broker.db.engine import open_engine, writing
+from broker.db.sqlite import sqlite_url
 from broker.entropy import system_entropy
 from broker.errors import BrokerError, ConfigurationError, ProofInvalid, Unavailable
 from broker.files import write_private
@@ -164,13 +168,20 @@ async def test_a_restored_broker_goes_on_and_says_so(tmp_path: Path, data: Path)
 
 
 async def test_a_restore_in_the_place_of_newer_records_is_told_from_one_elsewhere(tmp_path: Path, data: Path) -> None:
-    """Whoever puts the restored database beside the newer checkpoint is refused: that loss must be accepted."""
+    """Whoever puts the restored database beside the newer checkpoint is refused: that loss must be accepted. Then the
+    record tells both.
+    """
     backup.make(data, tmp_path / "b", now=_NOW)
     async with running(tmp_path):
         pass
     backup.restore(tmp_path / "b", tmp_path / "new" / "data", now=_NOW)
     shutil.copy(data / "checkpoint", tmp_path / "new" / "data" / "checkpoint")
     assert re.search("checkpoints of [0-9]+ were published", await _refused(tmp_path / "new"))
+    broker = assemble(settings_for(tmp_path / "new"), prepare=migrations.upgrade)
+    await broker.start(accept_lost_records=True)
+    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+    await broker.close()
+    assert {"restored", "lost"} <= started["groups"]["remedy"].keys()
 
 
 async def test_keys_that_come_meanwhile_are_in_the_backup(tmp_path: Path, data: Path) -> None:
@@ -186,6 +197,56 @@ async def test_keys_that_come_meanwhile_are_in_the_backup(tmp_path: Path, data: 
     rotated: list[str] = []
     backup.make(data, tmp_path / "b", now=_NOW, probe=rotate)
     assert (tmp_path / "b" / "keys" / f"token-{rotated[0]}.pem").exists()
+
+
+@pytest.mark.parametrize("log", [True, False])
+async def test_a_key_that_ends_meanwhile_begins_the_backup_anew(tmp_path: Path, log: bool) -> None:
+    """The copied database speaks of a key that ended before the keys were copied: both are copied anew."""
+    async with running(tmp_path) as run:
+        loop, ended = asyncio.get_running_loop(), list[str]()
+
+        async def end() -> None:
+            told = {"by": "operator:admin", "request_id": "r"}
+            if log:
+                await run.broker.log_rotation.rotate("test", compromised=True, **told)
+            else:
+                await run.broker.signing_keys.contain(run.broker.keys.current.kid, "test", **told)
+
+        def stolen(point: str) -> None:
+            if point == "database" and not ended:
+                ended.append(point)
+                asyncio.run_coroutine_threadsafe(end(), loop).result()
+
+        made = await asyncio.to_thread(backup.make, tmp_path / "data", tmp_path / "b", now=_NOW, probe=stolen)
+        assert made.manifest["log_key"] == run.broker.log_key
+        assert f"keys/token-{run.broker.keys.current.kid}.pem" in made.manifest["files"]
+
+
+async def test_the_data_of_the_version_before_is_backed_up_and_restored(tmp_path: Path, data: Path) -> None:
+    """Whoever installs this version backs up before the first start, or goes back to a backup of the one before."""
+    engine, config = open_engine(sqlite_url(data)), Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    with writing(engine) as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    engine.dispose()
+    backup.make(data, tmp_path / "b", now=_NOW)
+    backup.restore(tmp_path / "b", tmp_path / "new" / "data", now=_NOW)
+    async with running(tmp_path / "new") as run:
+        assert "restored" in await _started_record(run)
+        await run.check_log()
+
+
+async def test_a_restore_into_the_folder_where_one_stands(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty folder may be named as `.`, too."""
+    backup.make(data, tmp_path / "b", now=_NOW)
+    (tmp_path / "new" / "data").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "new" / "data")
+    backup.restore(tmp_path / "b", Path(), now=_NOW)
+    monkeypatch.undo()
+    assert (tmp_path / "new" / "data" / "broker.db").exists()
 
 
 def _flip(path: Path) -> None:
@@ -238,6 +299,7 @@ ALTERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "another version": (lambda f: (f / "manifest.json").write_text('{"version":2}'), "another version than 1"),
     "half a manifest": (lambda f: (f / "manifest.json").write_text('{"version":1}'), "`made_at_ms` is missing"),
     "a record removed": (_sql("DELETE FROM records WHERE idx = 1"), "Record 2 does not follow the one before"),
+    "a record given to another": (_sql("UPDATE records SET agent_tag = 'x' WHERE idx = 1"), "Record 1 does not follow"),
     "the last record removed": (
         _sql("DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)"),
         "do not hash to the checkpoint",
@@ -312,6 +374,32 @@ async def test_a_backup_that_dies_leaves_nothing_that_looks_like_one(point: str,
     assert not (tmp_path / "b.partial").exists()
     async with running(tmp_path) as run:
         await run.check_log()
+
+
+async def test_what_changes_after_it_was_checked_is_not_restored(tmp_path: Path, data: Path) -> None:
+    """Each file is held against the manifest once more as it is copied."""
+    backup.make(data, tmp_path / "b", now=_NOW)
+
+    def change(point: str) -> None:
+        if point == "checked":
+            _flip(tmp_path / "b" / "keys" / "tag.key")
+
+    with pytest.raises(ProofInvalid, match=r"keys/tag\.key: changed while it was copied"):
+        backup.restore(tmp_path / "b", tmp_path / "new", now=_NOW, probe=change)
+    assert not (tmp_path / "new").exists()
+
+
+async def test_what_came_into_its_place_meanwhile_stays(tmp_path: Path, data: Path) -> None:
+    """A folder of that name that somebody made and filled while the copy was made is not replaced."""
+
+    def another(point: str) -> None:
+        if point == "checked":
+            (tmp_path / "b").mkdir()
+            (tmp_path / "b" / "thesis.tex").touch()
+
+    with pytest.raises(BackupRefused, match="cannot be made of"):
+        backup.make(data, tmp_path / "b", now=_NOW, probe=another)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.tex"]
 
 
 @pytest.mark.parametrize("point", ["checked", "copied", "noted"])

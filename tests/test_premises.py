@@ -77,6 +77,13 @@ def secret(mode: int, owner: int | None = None) -> str:
     return "[secrets.openai]\nfile = 'openai.key'\norigins = ['https://api.openai.com']\n"
 
 
+def seal(key: str, mode: int) -> str:
+    """What seals the keys, in a file of this mode."""
+    Path("seal").write_text("a long enough passphrase, or file")
+    Path("seal").chmod(mode)
+    return f"[keys]\n{key} = 'seal'\n"
+
+
 def data(mode: int = 0o700, file: str = "", file_mode: int = 0o600) -> str:
     """A data folder that is there already, with a file in it."""
     Path("broker-data").mkdir()
@@ -145,6 +152,8 @@ REFUSED: dict[str, tuple[Callable[[], str], str, str]] = {
         "others can use openai.key; run `chmod go= openai.key`, and consider what it holds stolen",
     ),
     "secret for a group": (lambda: secret(0o640), "secrets.openai.file", "run `chmod go= openai.key`"),
+    "passphrase for all": (lambda: seal("passphrase_file", 0o644), "keys.passphrase_file", "run `chmod go= seal`"),
+    "key file for a group": (lambda: seal("key_file", 0o640), "keys.key_file", "run `chmod go= seal`"),
     "no secret": (
         lambda: "[secrets.k]\nfile = 'none'\norigins = ['https://a.example']",
         "secrets.k.file",

@@ -98,10 +98,6 @@ class LogKeys:
                 return checkpoint.open_signed(signed, verifier)
         raise ProofInvalid("No key of this log signed it.")
 
-    def ended(self, connection: Connection) -> list[str]:
-        """The keys that sign no more, whose private halves are to be destroyed."""
-        return [row.old for row in _rows(connection) if row.ended_at is not None]
-
 
 def _rows(connection: Connection) -> list[SuccessionRow]:
     with Session(bind=connection, join_transaction_mode="rollback_only", expire_on_commit=False) as session:

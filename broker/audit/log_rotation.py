@@ -2,8 +2,8 @@
 
 Order: the new key is durable on disk → the head is read → both keys sign the statement → one step, durable at once: the
 record with the statement, its row, and the head signed again. If the tree grew meanwhile, nothing happened and it
-begins again. Died before the step: a key that was never used lies in the folder. Died after it: the next start finds
-the row.
+begins again. Died before the step: a key that was never used lies in the folder, until the next start destroys it.
+Died after it: the next start finds the row.
 """
 
 from __future__ import annotations
@@ -66,16 +66,22 @@ class LogRotation:
         self._turn = asyncio.Lock()
 
     def load(self) -> None:
-        """Reads which keys sign, and destroys what is left of those that ended. Call it at start.
+        """Reads which keys sign. Call it at start.
 
         Raises:
             ConfigurationError: a key that signs is missing.
         """
         with reading(self._engine) as session:
-            connection = session.connection()
-            self._keys.load(connection)
-            ended = self._keys.ended(connection)
-        for vkey in ended:
+            self._keys.load(session.connection())
+
+    def tidy(self) -> None:
+        """Destroys what is left of keys that ended or never signed.
+
+        Call it at start, once the log is seen to continue: an older database knows nothing of newer keys.
+        """
+        with reading(self._engine) as session:
+            signing = {signer.vkey for signer in self._keys.signing(session.connection())}
+        for vkey in set(self._ring.log_signers) - signing:
             self._ring.destroy_log_key(vkey)
 
     async def rotate(self, why: str, *, by: str, request_id: str, compromised: bool) -> Receipt:
@@ -139,8 +145,7 @@ class LogRotation:
         event = self._event(Kind.LOG_KEY_ROTATED, by, now, request_id, remedy)
 
         def change(session: Session) -> None:
-            connection = session.connection()
-            if stored_head(connection) != head or not sign_head_again(connection, head, signed):
+            if not sign_head_again(session.connection(), head, signed):
                 raise Conflict("The tree grew meanwhile.")
             rows = session.exec(select(SuccessionRow)).all()
             if compromised:

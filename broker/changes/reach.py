@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.changes.plan import Difference, Plan
@@ -73,16 +73,17 @@ def _how(before: object, after: object) -> str:
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
         return ", ".join(_member(name, before.get(name), after.get(name)) for name in names)
-    old, new = str(before).splitlines(), str(after).splitlines()
-    same = sum(block.size for block in difflib.SequenceMatcher(None, old, new, autojunk=False).get_matching_blocks())
-    return f"{_counted(len(new) - same, len(old) - same)} lines"
+    return f"lines {_counted(str(before).splitlines(), str(after).splitlines())}"
 
 
 def _member(name: str, old: object, new: object) -> str:
     if isinstance(old, list | tuple) and isinstance(new, list | tuple):
-        return f"{name} {_counted(sum(x not in old for x in new), sum(x not in new for x in old))}"
+        return f"{name} {_counted(map(str, old), map(str, new))}"
     return f"{name} {new}" if name == "status" else name
 
 
-def _counted(more: int, less: int) -> str:
+def _counted(old: Iterable[str], new: Iterable[str]) -> str:
+    """How many came and went, whatever their places: in time that grows with their number and no faster."""
+    before, after = Counter(old), Counter(new)
+    more, less = (after - before).total(), (before - after).total()
     return " ".join(text for text, count in ((f"+{more}", more), (f"-{less}", less)) if count) or "in another order"

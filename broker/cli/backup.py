@@ -66,9 +66,9 @@ def restore(
 ) -> None:
     """Makes a data folder of a backup, after checking it whole. The first start records that, for auditors.
 
-    What happened after the backup is lost: records, and with them what was suspended or revoked since. Stop the broker
-    that it comes from first, for two of them would sign two histories with one key. Sealed keys need the configuration
-    that names what opens them.
+    What happened after the backup is lost: records, and with them what was suspended or revoked since; keys that ended
+    because they were stolen sign again. Stop the broker that it comes from first, for two of them would sign two
+    histories with one key. Sealed keys need the configuration that names what opens them.
 
     Example: `broker restore /var/backups/broker/monday --data-dir /var/lib/broker`
     """
@@ -91,7 +91,10 @@ def restore(
         say(f"     {', '.join(restored.manifest['secrets']) or 'it named none'}.")
         say(f"  3. broker serve --data-dir {data_dir}")
         say("  4. Suspend and revoke again what was suspended or revoked after the backup: it is active again.")
-        say("  5. Tell your auditors: checkpoints newer than this one are contradicted from here on, and the first")
+        say(
+            "  5. If a key was replaced as compromised after the backup, replace it again: `broker keys rotate --help`."
+        )
+        say("  6. Tell your auditors: checkpoints newer than this one are contradicted from here on, and the first")
         say("     record says so: broker audit search --kind BrokerStarted --limit 1")
 
 

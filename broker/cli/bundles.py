@@ -15,6 +15,8 @@ from broker.formats import canonical_json, checkpoint, merkle, record, successio
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteVerifier
 
+KEPT = "the checkpoint that you kept"
+HANDOVER = "the statement by which a key of the log was followed"
 _MAX_BYTES = 8 * 1024 * 1024
 
 
@@ -51,7 +53,7 @@ class Auditor:
         self._roots: dict[int, tuple[bytes, str]] = {}
         self._kept = opened(kept, pinned, successions) if kept is not None else None
         if self._kept is not None:
-            self._roots[self._kept.size] = (self._kept.root, "the checkpoint that you kept")
+            self._roots[self._kept.size] = (self._kept.root, KEPT)
 
     def verify(self, data: bytes, where: str) -> Proved:
         """Checks one bundle.
@@ -93,13 +95,14 @@ def opened(signed: str, pinned: NoteVerifier, successions: Sequence[str]) -> Che
     return checkpoint.open_signed(signed, succession.key_for(signed, pinned, successions))
 
 
-def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], list[bytes]]) -> None:
+def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], list[bytes]], source: str = KEPT) -> None:
     """Checks that the log of `new` begins with that of `old`, both verified under the pinned key (RFC 6962 §2.1.2).
 
     Args:
-        old: the checkpoint kept.
+        old: the tree that somebody holds.
         new: the checkpoint that the log gives now.
         consistency: fetches the proof; called only if the sizes differ.
+        source: where `old` stands: KEPT or HANDOVER.
 
     Raises:
         ProofInvalid: it does not; the log was changed, or tells different people different things.
@@ -116,9 +119,21 @@ def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], lis
         merkle.verify_consistency(old.size, new.size, hashes, old.root, new.root)
     except ProofInvalid as error:
         raise ProofInvalid(
-            f"The log of {new.size} entries does not continue the {old.size} that you kept: {error.detail} "
-            "Keep the old checkpoint: with the new one it proves that the log was changed."
+            f"The log of {new.size} entries does not continue the {old.size} of {source}: {error.detail} "
+            f"Keep {source}: with the new checkpoint it proves that the log was changed."
         ) from error
+
+
+def handovers(pinned: NoteVerifier, successions: Sequence[str], head: Checkpoint) -> list[Checkpoint]:
+    """The trees at which keys of the log were followed, from the pinned one on: the log of `head` must continue each.
+
+    Not those beyond `head`: a key that was followed after it was fetched says nothing of it.
+
+    Raises:
+        ProofInvalid: a statement does not verify, or one key has two successors.
+    """
+    followed = succession.successors_of(pinned, successions)
+    return [Checkpoint(said.origin, said.size, said.root) for said in followed if said.size <= head.size]
 
 
 def pinned_key(given: str) -> NoteVerifier:

@@ -51,14 +51,16 @@ def rotate(
     """Lets another key follow; the schedule in keys.rotation_days does it by itself.
 
     A token key is published ten minutes before it signs, and the one before it verifies until its last token has ended.
-    A compromised one ends at once with every token that it signed: agents exchange their evidence anew.
+    A compromised one ends at once with every token that it signed: agents exchange their evidence anew. The published
+    key takes its place if there is one. Whoever copied the folder has that one too, and those that still verify: end
+    each that `broker keys show` names, and replace the log's with --log --compromised current.
 
     The log's key is followed by a statement that both keys sign, so that auditors who pinned the old one can go on
     (`broker audit checkpoint` does); for keys.log_overlap_days both sign.
 
     Examples:
         broker keys rotate
-        broker keys rotate --compromised current --why "the disk was stolen"
+        broker keys rotate --compromised current --why "it was in a core dump"
         broker keys rotate --log
     """
     with refusing(json):

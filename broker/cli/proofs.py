@@ -129,13 +129,16 @@ def checkpoint(
             successions = succession.published(api.public("/log/keys")) if pinned else ()
             head = bundles.opened(note, pinned, successions) if pinned else checkpoints.parse_unverified(note)
             grew_from, followed = None, succession.successors_of(pinned, successions) if pinned else []
-            if pinned is not None and checkpoint_state is not None:
-                if checkpoint_state.exists():
+            if pinned is not None:
+                trees = [(tree, bundles.HANDOVER) for tree in bundles.handovers(pinned, successions, head)]
+                if checkpoint_state is not None and checkpoint_state.exists():
                     kept = bundles.read(checkpoint_state).decode("utf-8", "replace")
                     old = bundles.opened(kept, pinned, successions)
-                    for tree in (old, *(checkpoints.Checkpoint(s.origin, s.size, s.root) for s in followed)):
-                        bundles.check_growth(tree, head, partial(_consistency, api, tree.size, head.size))
+                    trees.insert(0, (old, bundles.KEPT))
                     grew_from = old.size
+                for tree, source in trees:
+                    bundles.check_growth(tree, head, partial(_consistency, api, tree.size, head.size), source)
+            if checkpoint_state is not None:
                 bundles.keep(checkpoint_state, note)
         now = followed[-1].new if followed else None
         if json:

@@ -22,7 +22,6 @@ from broker.formats import canonical_json, checkpoint, note
 from broker.formats.note import NoteSigner, NoteVerifier
 
 HEADER = "log-key-succession v1"
-_MOST = 2**63
 _MAX_STATEMENTS = 1000
 _MAX_PUBLISHED_BYTES = 1024 * 1024
 
@@ -86,16 +85,24 @@ def key_for(signed: str, pinned: NoteVerifier, statements: Sequence[str]) -> Not
         statements: of successions, in any order; each is verified.
 
     Raises:
-        ProofInvalid: no such key signed it, a statement does not verify, or one key has two successors.
+        ProofInvalid: no such key signed it, a statement does not verify, or one key has two successors; it is of the
+            size of a handover, and of another tree.
     """
     try:
         signers = note.unverified_signers(signed)
-        size = checkpoint.parse_unverified(signed).size
+        tree = checkpoint.parse_unverified(signed)
     except Malformed as error:
         raise ProofInvalid(error.detail) from error
     said = [found for found in map(open_signed, statements) if found.origin == pinned.name]
-    for verifier, least, most in _reached(pinned, said):
-        if (verifier.name, verifier.key_id) in signers and least <= size <= most:
+    for verifier, began, ended in _reached(pinned, said):
+        in_time = (began is None or began.size <= tree.size) and (ended is None or tree.size <= ended.size)
+        if (verifier.name, verifier.key_id) in signers and in_time:
+            handovers = [each for each in (began, ended) if each is not None]
+            if any(each.size == tree.size and each.root != tree.root for each in handovers):
+                raise ProofInvalid(
+                    f"At {tree.size} entries a key of the log was followed by another, and that tree is not this one. "
+                    "Keep the checkpoint and the statement: together they prove that two stories were told."
+                )
             return verifier
     raise ProofInvalid(
         "Neither the key that you pinned nor one that follows from it signed this checkpoint: check the verifier key "
@@ -135,16 +142,18 @@ def successors_of(pinned: NoteVerifier, statements: Sequence[str]) -> list[Succe
     return list(_walk(pinned.vkey, said, forwards=True))
 
 
-def _reached(pinned: NoteVerifier, said: Sequence[Succession]) -> Iterator[tuple[NoteVerifier, int, int]]:
-    """Each key that follows from the pinned one with the first and last size of its trees; the newest first."""
+def _reached(
+    pinned: NoteVerifier, said: Sequence[Succession]
+) -> Iterator[tuple[NoteVerifier, Succession | None, Succession | None]]:
+    """Each key that follows from the pinned one, with how it began and how it ended; the newest first."""
     later, earlier = list(_walk(pinned.vkey, said, forwards=True)), list(_walk(pinned.vkey, said, forwards=False))
     line = [*reversed(earlier), *later]
-    keys = [*(each.old for each in line), line[-1].new] if line else [pinned.vkey]
-    sizes = [0, *(each.size for each in line), _MOST]
+    sizes = [each.size for each in line]
     if sizes != sorted(sizes):
         raise ProofInvalid("The log's keys follow each other at sizes that go backwards: the statements contradict.")
-    for place in reversed(range(len(keys))):
-        yield NoteVerifier.parse(keys[place]), sizes[place], sizes[place + 1]
+    keys = [*(each.old for each in line), line[-1].new] if line else [pinned.vkey]
+    for key, began, ended in reversed(list(zip(keys, [None, *line], [*line, None], strict=True))):
+        yield NoteVerifier.parse(key), began, ended
 
 
 def _walk(vkey: str, said: Sequence[Succession], *, forwards: bool) -> Iterator[Succession]:

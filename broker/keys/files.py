@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from broker.entropy import Entropy
-from broker.errors import BrokerError, ConfigurationError
+from broker.errors import BrokerError, ConfigurationError, Unavailable
 from broker.files import owner_only, replace_private, sync_folder, write_private
 from broker.formats.jwk import PrivateKey
 from broker.keys.sealed import Seal, Unlock, is_sealed
@@ -29,12 +29,13 @@ class KeyFolder:
         path: the folder; it is made, for its owner alone, if it is not there.
         entropy: makes nonces and the salt of a new seal.
         unlock: what opens it; None for a folder that is not sealed. A folder without any key becomes what this says.
+        make: whether it may become that: not where keys are looked for that should be there.
 
     Raises:
         ConfigurationError: others can read it, it is sealed and nothing opens it, or it is not and should be.
     """
 
-    def __init__(self, path: Path, entropy: Entropy, unlock: Unlock | None = None) -> None:
+    def __init__(self, path: Path, entropy: Entropy, unlock: Unlock | None = None, *, make: bool = True) -> None:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -42,9 +43,9 @@ class KeyFolder:
         owner_only(path)
         self.path = path
         self._entropy = entropy
-        self._seal = self._opened(unlock)
+        self._seal = self._opened(unlock, make=make)
 
-    def _opened(self, unlock: Unlock | None) -> Seal | None:
+    def _opened(self, unlock: Unlock | None, *, make: bool) -> Seal | None:
         description = self.path / SEAL
         if description.exists():
             if unlock is None:
@@ -61,6 +62,8 @@ class KeyFolder:
                 f"{self.path}: the configuration names a {unlock.kind} and the keys are not sealed; stop the broker "
                 "and run `broker keys seal` once"
             )
+        if not make:
+            return None
         seal = Seal.new(unlock, self._entropy)
         write_private(description, seal.description())
         return seal
@@ -94,8 +97,16 @@ class KeyFolder:
         return _open(self._seal, path, data)
 
     def write(self, name: str, data: bytes) -> None:
-        """Writes a new private file, as `write_private`."""
-        write_private(self.path / name, data if self._seal is None else self._seal.close(name, data, self._entropy))
+        """Writes a new private file, as `write_private`.
+
+        Raises:
+            Unavailable: it could not be written; nothing of it stays.
+        """
+        path = self.path / name
+        try:
+            write_private(path, data if self._seal is None else self._seal.close(name, data, self._entropy))
+        except OSError as error:
+            raise Unavailable(f"{path}: cannot be written: {error.strerror}. Make room there.") from error
 
     def destroy(self, name: str) -> None:
         """Takes a file away. What it held may still be found on the disk by those who can read all of it."""
@@ -119,6 +130,8 @@ def reseal(path: Path, unlock: Unlock, entropy: Entropy, *, close: bool) -> int:
         ConfigurationError: something does not open; the files that were rewritten before it are good as they are.
     """
     owner_only(path)
+    for left in path.glob("*.partial"):
+        left.unlink()  # by a process that died, perhaps of a key in the clear
     description = path / SEAL
     if not description.exists() and not close:
         return 0

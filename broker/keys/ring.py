@@ -77,7 +77,7 @@ class KeyRing:
         unlock: Unlock | None = None,
         algorithm: Algorithm = "ES256",
     ) -> None:
-        self._files = KeyFolder(folder, entropy, unlock)
+        self._files = KeyFolder(folder, entropy, unlock, make=make)
         names = self._files.names()
         if not make:
             _complete(folder, names)

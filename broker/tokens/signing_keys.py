@@ -107,7 +107,7 @@ class SigningKeys:
         self._clock = clock
         self._entropy = entropy
         self._turn = asyncio.Lock()
-        self._lives: dict[str, SigningKeyLife] = {}
+        self._lives: Mapping[str, SigningKeyLife] = {}
 
     @property
     def lives(self) -> Sequence[SigningKeyLife]:
@@ -139,10 +139,7 @@ class SigningKeys:
             lives = [life if life.kid == current else replace(life, followed_at=now) for life in lives]
             events = [self._event(Kind.KEY_IN_USE, "broker", now, "start", current, {"why": "the first key"})]
             await self._record(events, lives)
-        show(self._lives, self._ring)
-        for kid in set(self._ring.token_keys) - {kid for kid, life in self._lives.items() if life.ended_at is None}:
-            log.warning("the token key %s is in use no more, and is destroyed", kid)
-            self._ring.destroy_token_key(kid)
+        self._take_into_use()
 
     async def advance(self) -> None:
         """Does what is due: ends keys, takes the published one into use, publishes the next."""
@@ -164,7 +161,7 @@ class SigningKeys:
         """Publishes the next key now; it comes into use when everybody can know it.
 
         Raises:
-            Conflict: one is published already.
+            Conflict: one is published already, or a step before this one landed late.
             Unavailable: not recorded.
         """
         async with self._turn:
@@ -177,7 +174,7 @@ class SigningKeys:
 
         Raises:
             NotFound: there is no such key.
-            Conflict: it has ended.
+            Conflict: it has ended, or a step before this one landed late.
             Unavailable: not recorded.
         """
         async with self._turn:
@@ -190,7 +187,7 @@ class SigningKeys:
             if life.status == "in use":
                 other = self._one("published")
                 if other is None:
-                    other = await self._made(now)
+                    other = await self._made(now, anew=True)
                     events.append(self._event(Kind.KEY_PUBLISHED, by, now, request_id, other.kid, {"why": why}))
                 lives.append(replace(other, used_from=now))
                 told: Group = {"follows": kid, "why": "the key before it ended at once"}
@@ -228,28 +225,48 @@ class SigningKeys:
         event = self._event(Kind.KEY_IN_USE, "broker", now, new_id(self._entropy), coming.kid, told)
         return await self._record([event], lives)
 
-    async def _made(self, now: float) -> SigningKeyLife:
-        """A new key, durable in the folder and known to nobody yet; one that an earlier try left comes first."""
-        unused = [key for kid, key in self._ring.token_keys.items() if kid not in self._lives]
+    async def _made(self, now: float, *, anew: bool = False) -> SigningKeyLife:
+        """A new key, durable in the folder and known to nobody yet.
+
+        One that an earlier try left comes first, unless the key is to be made `anew`: whoever stole one key from the
+        folder may have stolen what lay beside it.
+        """
+        unused = [key for kid, key in self._ring.token_keys.items() if kid not in self._lives and not anew]
         left = [key for key in unused if key.algorithm == self._schedule.algorithm]
-        key = left[0] if left else await asyncio.to_thread(self._ring.make_token_key, self._schedule.algorithm)
+        if left:
+            return SigningKeyLife(left[0].kid, left[0].algorithm, now)
+        known = self._lives
+        key = await asyncio.to_thread(self._ring.make_token_key, self._schedule.algorithm)
+        if self._lives is not known:
+            raise _overtaken()
         return SigningKeyLife(key.kid, key.algorithm, now)
 
     async def _record(self, events: Iterable[Event], lives: Sequence[SigningKeyLife]) -> Receipt:
-        """One step: the records and what they say of the keys; shown to signers and verifiers once it is durable."""
+        """One step: the records and what they say of the keys; shown to signers and verifiers once it is durable.
+
+        Raises:
+            Conflict: what is stored is not what the step was thought out from: one before it landed late.
+        """
+        known = self._lives
 
         def change(session: Session) -> None:
+            if stored(session) != known:
+                raise _overtaken()
             for life in lives:
                 session.merge(SigningKeyRow(**asdict(life)))
 
         def landed(_result: object) -> None:
-            self._lives.update({life.kid: life for life in lives})
-            show(self._lives, self._ring)
-            for life in lives:
-                if life.ended_at is not None:
-                    self._ring.destroy_token_key(life.kid)
+            self._lives = {**self._lives, **{life.kid: life for life in lives}}
+            self._take_into_use()
 
         return await self._audit.record(Step(tuple(events), change=change, landed=landed))
+
+    def _take_into_use(self) -> None:
+        """Shows what the lives say, and destroys what is left of keys that ended or never began."""
+        show(self._lives, self._ring)
+        for kid in set(self._ring.token_keys) - {kid for kid, life in self._lives.items() if life.ended_at is None}:
+            log.info("the token key %s is in use no more, and is destroyed", kid)
+            self._ring.destroy_token_key(kid)
 
     def _one(self, status: str) -> SigningKeyLife | None:
         return next((life for life in self.lives if life.status == status), None)
@@ -275,3 +292,7 @@ def show(lives: Mapping[str, SigningKeyLife], ring: KeyRing) -> None:
         raise ConfigurationError(f"the database says that {len(current)} token keys sign; restore it from a backup")
     live = sorted((life for life in lives.values() if life.ended_at is None), key=lambda life: life.published_at)
     ring.use([life.kid for life in live], current[0])
+
+
+def _overtaken() -> Conflict:
+    return Conflict("The keys changed meanwhile, and nothing else was done. Look first: `broker keys show`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from broker.keys import KeyRing
 from tests.audit.logs import event, open_log
 from tests.build import Running, running
 from tests.fakes import FakeClock
+from tests.faults import until
 
 _OVERLAP_S = 1000.0
 
@@ -47,6 +49,7 @@ class Log:
         self.tree = AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
         self.rotation = self._rotation(self.audit)
         self.rotation.load()
+        self.rotation.tidy()
 
     def _rotation(self, audit: AuditLog) -> LogRotation:
         return LogRotation(
@@ -167,7 +170,9 @@ async def test_a_restart_goes_on_under_the_new_key(log: Log) -> None:
     first = log.keys.vkey
     new = await log.rotate()
     log.ring.make_log_key()  # a process that died before its step
+    assert len(log.files()) == 3
     log.restart()
+    assert len(log.files()) == 2
     log.tree.check_key()
     assert log.tree.lost() is None
     assert log.keys.vkey == new
@@ -211,10 +216,37 @@ async def test_integration_meanwhile_never_signs_with_the_old_key_alone(log: Log
     assert sizes == sorted(sizes)
     for head in heads:
         size = checkpoint.parse_unverified(head).size
-        for place, (key, until) in enumerate(zip(keys, sizes, strict=False)):
-            if _id(key) in _signers(head) and size > until:
+        for place, (key, last) in enumerate(zip(keys, sizes, strict=False)):
+            if _id(key) in _signers(head) and size > last:
                 assert _id(keys[place + 1]) in _signers(head)
         assert {log.opens(key, head) for key in keys} == {size}
+
+
+async def test_a_tree_that_was_signed_before_the_handover_is_not_the_head_after_it(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Integration signs with the old key alone, and waits for the disk while the key is followed: it signs again."""
+    waits, go, replace = threading.Event(), threading.Event(), Path.replace
+    heads: list[str] = []
+
+    def slow(path: Path, target: Path) -> Path:
+        if path.name == "checkpoint.partial":
+            heads.append(log.tree.head())  # as it is while another is signed
+            if not waits.is_set():
+                waits.set()
+                go.wait()
+        return replace(path, target)
+
+    await log.audit.record(Step((event(),)))
+    monkeypatch.setattr(Path, "replace", slow)
+    integrating = asyncio.create_task(asyncio.to_thread(log.tree.integrate))
+    await until(waits.is_set)
+    # The tree was brought up to date just before the event came, so this begins with the head that integration saw.
+    await log.rotation._follow(log.ring.make_log_key(), "test", by="operator:admin", request_id="r", compromised=True)
+    go.set()
+    await integrating
+    assert len(heads) == 2
+    assert [_signers(head) for head in (heads[1], log.tree.head())] == [{_id(log.keys.vkey)}] * 2
 
 
 async def test_what_is_not_recorded_changes_nothing(log: Log, engine: Engine) -> None:
@@ -229,6 +261,49 @@ async def test_what_is_not_recorded_changes_nothing(log: Log, engine: Engine) ->
     assert _signers(await log.grow()) == {_id(old)}
     log.restart()
     assert log.keys.vkey == old
+
+
+async def test_what_tries_leave_that_fail_signs_nothing_and_goes_at_the_next_start(log: Log, engine: Engine) -> None:
+    """A try whose step may yet land keeps its key, and the next one makes another; nothing of it stays for good."""
+    failing = open_log(engine, log.folder, timeout_s=0.5, probe=_full)
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await log._rotation(failing).rotate("test", by="operator:admin", request_id="r", compromised=False)
+    failing.close()
+    left = set(log.ring.log_signers) - {log.keys.vkey}
+    assert len(log.files()) == 1 + len(left) == 4
+    new = await log.rotate(compromised=True)
+    assert new not in left
+    log.restart()
+    assert log.files() == [f"log-{_id(new).hex()}.pem"]
+
+
+async def test_a_succession_that_lands_late_is_followed_by_another(log: Log, engine: Engine) -> None:
+    """A try whose commit outlives its caller, and another meanwhile: no key follows itself, and none is missing."""
+    hold, inside, go = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(point: str) -> None:
+        if point == "applied" and hold.is_set():
+            hold.clear()
+            inside.set()
+            go.wait()
+
+    audit = open_log(engine, log.folder, timeout_s=0.2, probe=slow)
+    rotation = log._rotation(audit)
+    hold.set()
+    with pytest.raises(Unavailable):
+        await rotation.rotate("first", by="operator:admin", request_id="r", compromised=False)
+    assert inside.is_set()
+    second = asyncio.create_task(rotation.rotate("second", by="operator:admin", request_id="r", compromised=False))
+    await asyncio.sleep(0)
+    go.set()
+    await second
+    audit.close()
+    said = [succession.open_signed(statement) for statement in log.tree.successions()]
+    assert [each.old for each in said][1:] == [each.new for each in said][:-1]
+    assert len({said[0].old, *(each.new for each in said)}) == len(said) + 1 == 3
+    log.restart()
+    assert log.keys.vkey == said[-1].new
 
 
 def _full(point: str) -> None:

@@ -31,7 +31,13 @@ def test_a_backup_is_restored_by_what_the_commands_say(tmp_path: Path, broker: B
     assert run("backup", "b", "--data-dir", str(broker.data_dir), home=home).returncode == 0
     done = run("restore", "b", "--data-dir", str(tmp_path / "new" / "data"), home=home)
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ("is stopped, and stays so", "broker serve --data-dir", "Suspend and revoke again", "BrokerStarted"):
+    for words in (
+        "is stopped, and stays so",
+        "broker serve --data-dir",
+        "Suspend and revoke again",
+        "replace it again",
+        "BrokerStarted",
+    ):
         assert words in done.stdout
     again = run("restore", "b", "--data-dir", str(tmp_path / "new" / "data"), home=home)
     assert (again.returncode, again.stdout) == (1, "")

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from broker.entropy import system_entropy
+from broker.formats import succession
+from broker.formats.succession import Succession
+from broker.keys import KeyRing
 from tests.cli.running import BrokerProcess, Person, broker_process, run, signed_in
 
 _SECRET = "correct horse battery staple"
@@ -74,6 +80,29 @@ def test_who_pinned_the_old_key_of_the_log_goes_on(admin: Person, broker: Broker
     assert "/log/keys" in told["files"][0]["detail"]
     keys.write_text(json.dumps({"successions": "x"}))
     assert "successions" in stranger.refused("audit", "verify", str(before), "--key", new, "--log-keys", str(keys))
+
+
+def test_the_log_must_continue_the_tree_of_each_handover(admin: Person, broker: BrokerProcess, tmp_path: Path) -> None:
+    """Also for who kept no checkpoint. A handover that came after the checkpoint was fetched accuses nobody."""
+    old, kept = broker.log_key, tmp_path / "kept"
+    new = admin.json("keys", "rotate", "--log")["log"]
+    ring = KeyRing(broker.data_dir / "keys", system_entropy, log_origin="")
+
+    def handed_over_at(size: int) -> None:
+        said = Succession(ring.log_origin, old, new, size, b"x" * 32)
+        statement = succession.sign(said, ring.log_signers[old], ring.log_signers[new])
+        with closing(sqlite3.connect(broker.data_dir / "broker.db")) as database, database:
+            database.execute("UPDATE log_successions SET statement = ?", (statement,))
+
+    handed_over_at(1_000_000)
+    admin.ok("audit", "checkpoint", "--key", old, "--checkpoint-state", str(kept))
+    admin.ok("audit", "checkpoint", "--key", old, "--checkpoint-state", str(kept))
+    handed_over_at(2)
+    before = kept.read_text()
+    for state in ([], ["--checkpoint-state", str(tmp_path / "none")], ["--checkpoint-state", str(kept)]):
+        assert "does not continue the 2" in admin.refused("audit", "checkpoint", "--key", old, *state)
+    assert kept.read_text() == before
+    assert not (tmp_path / "none").exists()
 
 
 def test_keys_are_sealed_and_opened(tmp_path: Path) -> None:

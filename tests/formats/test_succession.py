@@ -61,6 +61,19 @@ def test_a_key_counts_for_the_trees_of_its_time_alone(pinned: NoteSigner, signer
         _opened(pinned, size, signer)
 
 
+@pytest.mark.parametrize("pinned", [FIRST, SECOND, THIRD])
+@pytest.mark.parametrize(
+    ("signers", "size"), [((FIRST,), 100), ((SECOND,), 100), ((SECOND, FIRST), 100), ((THIRD,), 200)]
+)
+def test_the_tree_of_a_handover_is_the_one_that_both_keys_signed(
+    pinned: NoteSigner, signers: tuple[NoteSigner, ...], size: int
+) -> None:
+    """Another tree of the very size at which a key was followed contradicts the statement, whoever signed it."""
+    forged = checkpoint.sign(Checkpoint(ORIGIN, size, b"f" * 32), *signers)
+    with pytest.raises(ProofInvalid, match="two stories"):
+        succession.key_for(forged, NoteVerifier.parse(pinned.vkey), STATEMENTS)
+
+
 def test_while_both_sign_who_pinned_the_old_key_needs_no_statement() -> None:
     """In the overlap a checkpoint carries both signatures: verifiers that do not follow go on."""
     assert _opened(FIRST, 150, SECOND, FIRST, statements=()).size == 150

@@ -71,8 +71,9 @@ def test_what_the_provider_lists_apart_was_used_too() -> None:
 def test_a_count_that_leaves_a_part_out_takes_nothing_back() -> None:
     """`message_delta` may repeat the input without its cached part; what was counted stays."""
     started = _start(input_tokens=3, cache_read_input_tokens=100, output_tokens=1)
-    delta = {"type": "message_delta", "usage": {"input_tokens": 3, "output_tokens": 9}}
-    assert _counted(started, delta).input_tokens == 103
+    deltas = [{"type": "message_delta", "usage": {"input_tokens": 3, "output_tokens": count}} for count in (9, 4)]
+    found = _counted(started, *deltas)
+    assert (found.input_tokens, found.output_tokens) == (103, 9)
 
 
 def test_a_sum_beyond_all_counts_is_not_known() -> None:

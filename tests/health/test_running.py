@@ -75,7 +75,11 @@ async def test_what_does_not_answer_is_named_with_what_follows(tmp_path: Path) -
         oidc = {"kind": "oidc", "audience": run.url}
         await run.apply(
             {
-                "attesters": {"gone": {**oidc, "issuer": nowhere}, "inside": {**oidc, "issuer": "https://10.0.0.1"}},
+                "attesters": {
+                    "gone": {**oidc, "issuer": nowhere},
+                    "inside": {**oidc, "issuer": "https://10.0.0.1"},
+                    "off": {**oidc, "issuer": f"{nowhere}/off", "status": "disabled"},
+                },
                 "endpoints": {
                     "gone": {"base_url": f"{nowhere}/v1", "models": ["a"]},
                     "off": {"base_url": f"{nowhere}/v2", "models": ["b"], "status": "disabled"},

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from broker.entropy import system_entropy
 from broker.errors import ConfigurationError
-from broker.files import write_private
+from broker.files import replace_private, write_private
 from broker.formats import jwk
 from broker.keys import KeyRing, load_private_pem
 
@@ -223,6 +223,24 @@ def test_a_private_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
     write_private(tmp_path / "secret", bytes(10_000))
     assert (tmp_path / "secret").stat().st_size == 10_000
+
+
+def test_a_private_file_that_is_replaced_is_whole_at_any_moment(tmp_path: Path) -> None:
+    """No room for the new one: the old one stays, also where a death left both its names on one file."""
+    path = tmp_path / "secret"
+    write_private(path, b"the only copy")
+    os.link(path, tmp_path / "secret.partial")  # died between the two names
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            replace_private(path, bytes(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"the only copy"
+    replace_private(path, b"another")
+    assert path.read_bytes() == b"another"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_users_key_is_read_by_the_same_rules(tmp_path: Path) -> None:

@@ -125,6 +125,15 @@ def test_a_description_of_another_shape_is_refused(tmp_path: Path, text: bytes) 
         _ring(folder, KEY_FILE)
 
 
+def test_looking_for_keys_that_are_gone_seals_nothing(tmp_path: Path) -> None:
+    """Beside a database nothing is made, no seal either: the keys that come back from a backup may have another."""
+    _ring(tmp_path / "keys", None)
+    (tmp_path / "keys").rename(tmp_path / "aside")
+    with pytest.raises(ConfigurationError, match="is missing"):
+        _ring(tmp_path / "keys", KEY_FILE, make=False)
+    assert list((tmp_path / "keys").iterdir()) == []
+
+
 def test_keys_in_the_clear_are_not_gone_on_with_when_they_should_be_sealed(tmp_path: Path) -> None:
     """A configuration that says sealed means it."""
     _ring(tmp_path / "keys", None)
@@ -189,6 +198,16 @@ def test_an_interrupted_sealing_goes_on(
             _ring(folder, None, make=False)
     reseal(folder, KEY_FILE, system_entropy, close=close)
     assert _identity(_ring(folder, KEY_FILE if close else None, make=False)) == before
+
+
+@pytest.mark.parametrize("left", ["log.pem.partial", "token-x.pem.partial"])
+def test_sealing_leaves_nothing_in_the_clear(tmp_path: Path, left: str) -> None:
+    """Not even what a process left that died while it opened the keys, or while it made one."""
+    folder = tmp_path / "keys"
+    _ring(folder, None)
+    (folder / left).write_bytes((folder / "log.pem").read_bytes())
+    reseal(folder, KEY_FILE, system_entropy, close=True)
+    assert not any(b"PRIVATE" in path.read_bytes() for path in folder.iterdir())
 
 
 def test_another_secret_seals_nothing_over(tmp_path: Path) -> None:

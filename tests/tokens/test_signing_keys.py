@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from broker.settings import Keys
 from broker.tokens.signing_keys import JWKS_MAX_AGE_S, PUBLISHED_FOR_S
 from tests.build import Running, call_headers, es256, running, token_request
 from tests.fakes import FakeClock
+from tests.faults import until
 
 _DAY = 86_400.0
 
@@ -92,7 +96,10 @@ async def test_a_key_is_published_before_it_signs_and_verifies_after_it_was_foll
     assert await Holder(run).exchange() == second
     assert await holder.lists() == 200
     assert await _published(run) == {first, second}
-    _clock(run).advance(run.broker.rules.lifetime_s + 60)
+    _clock(run).advance(run.broker.rules.lifetime_s + 59)  # a token may have been signed and be on its way
+    await keys.advance()
+    assert await _published(run) == {first, second}
+    _clock(run).advance(1)
     await keys.advance()
     assert await _published(run) == {second}
     assert _status(run) == {first: "ended", second: "in use"}
@@ -239,3 +246,87 @@ async def test_a_step_that_is_not_recorded_leaves_one_key_file_at_most(tmp_path:
         await run.broker.signing_keys.rotate("test", by="operator:admin", request_id="r")
         assert len(await _published(run)) == 2
         assert len(list((tmp_path / "data" / "keys").glob("token-*"))) == 2
+
+
+async def test_a_step_that_lands_late_is_not_written_over(tmp_path: Path) -> None:
+    """The next key comes into use in a commit that outlives its job, while an admin ends that key: one key signs."""
+    hold, inside, go = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(point: str) -> None:
+        if point == "applied" and hold.is_set():
+            hold.clear()
+            inside.set()
+            go.wait()
+
+    clock = FakeClock()
+    async with running(tmp_path, clock=clock, probe=slow) as run:
+        keys = run.broker.signing_keys
+        await keys.rotate("test", by="operator:admin", request_id="r")
+        (waiting,) = [kid for kid, status in _status(run).items() if status == "published"]
+        clock.advance(PUBLISHED_FOR_S)
+        hold.set()
+        with pytest.raises(Unavailable):
+            await keys.advance()
+        assert inside.is_set()
+        ending = asyncio.create_task(keys.contain(waiting, "test", by="operator:admin", request_id="r"))
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(Conflict, match="changed meanwhile"):
+            await ending
+        await until(lambda: run.broker.keys.current.kid == waiting)
+        await keys.contain(waiting, "test", by="operator:admin", request_id="r")
+        before = _status(run)
+        assert sorted(before.values()) == ["ended", "in use", "retiring"]
+    async with running(tmp_path, clock=clock) as again:
+        assert _status(again) == before
+
+
+async def test_a_key_that_lay_beside_a_stolen_one_never_signs(tmp_path: Path) -> None:
+    """An earlier try left a key: another is made in place of the stolen one, and what was left is destroyed."""
+    async with running(tmp_path, clock=FakeClock()) as run:
+        left = run.broker.keys.make_token_key("ES256").kid
+        stolen = run.broker.keys.current.kid
+        await run.broker.signing_keys.contain(stolen, "test", by="operator:admin", request_id="r")
+        now = run.broker.keys.current.kid
+        assert now not in (left, stolen)
+        assert [path.name for path in (tmp_path / "data" / "keys").glob("token-*")] == [f"token-{now}.pem"]
+
+
+@pytest.mark.parametrize("log", [True, False])
+async def test_no_room_for_a_key_is_said_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: bool
+) -> None:
+    """The disk takes no file: 503 like everything that cannot be recorded, and the keys are those of before."""
+
+    def full(_source: object, _target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async with running(tmp_path, clock=FakeClock()) as run:
+        admin, folder = await run.operator(), tmp_path / "data" / "keys"
+        before = sorted(folder.iterdir())
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "link", full)
+            assert (await admin.post("/api/v1/keys/rotate", json={"log": log})).status_code == 503
+        assert sorted(folder.iterdir()) == before
+        assert (await admin.post("/api/v1/keys/rotate", json={"log": log})).status_code == 200
+
+
+async def test_what_was_not_confirmed_in_time_is_said_to_be_open(tmp_path: Path) -> None:
+    """It may land after the answer: who asked is told to look before asking again, and finds that it did."""
+    go, left = threading.Event(), 0
+
+    def slow(point: str) -> None:
+        nonlocal left
+        if point == "applied" and left:
+            left -= 1
+            if not left:
+                go.wait()
+
+    async with running(tmp_path, clock=FakeClock(), probe=slow, storage={"commit_timeout_s": 0.2}) as run:
+        admin, before = await run.operator(), len(_status(run))
+        await admin.get("/api/v1/keys")  # the token is there
+        left = 2  # the first is that of the proof
+        answer = await admin.post("/api/v1/keys/rotate", json={})
+        go.set()
+        assert (answer.status_code, "may have taken effect" in answer.text) == (503, True), answer.text
+        await until(lambda: len(_status(run)) == before + 1)
