@@ -43,7 +43,9 @@ def rotate(
     log: Annotated[bool, typer.Option("--log", help="The log's key, instead of the one that signs tokens.")] = False,
     compromised: Annotated[
         str | None,
-        typer.Option(help="Somebody else may hold this key: it ends at once. Its id, or `current`.", metavar="KEY"),
+        typer.Option(
+            help="Somebody else may hold this key: it ends at once. Its id, `current`, or `all`.", metavar="KEY"
+        ),
     ] = None,
     why: Annotated[str, typer.Option(help="What the record says.")] = "asked for",
     json: Json = False,
@@ -52,8 +54,8 @@ def rotate(
 
     A token key is published ten minutes before it signs, and the one before it verifies until its last token has ended.
     A compromised one ends at once with every token that it signed: agents exchange their evidence anew. The published
-    key takes its place if there is one. Whoever copied the folder has that one too, and those that still verify: end
-    each that `broker keys show` names, and replace the log's with --log --compromised current.
+    key takes its place if there is one. Whoever copied the folder has that one too, and those that still verify: with
+    `all` every key ends and a fresh one signs; then replace the log's with --log --compromised current.
 
     The log's key is followed by a statement that both keys sign, so that auditors who pinned the old one can go on
     (`broker audit checkpoint` does); for keys.log_overlap_days both sign.
@@ -61,6 +63,7 @@ def rotate(
     Examples:
         broker keys rotate
         broker keys rotate --compromised current --why "it was in a core dump"
+        broker keys rotate --compromised all --why "a backup is in wrong hands"
         broker keys rotate --log
     """
     with refusing(json):
@@ -69,7 +72,7 @@ def rotate(
         with Api() as api:
             if compromised is not None:
                 found = api.get("/keys")
-                names = [found["log"]] if log else [key["kid"] for key in found["tokens"]]
+                names = [found["log"]] if log else ["all", *(key["kid"] for key in found["tokens"])]
                 now = found["log"] if log else found["current"]
                 compromised = now if compromised == "current" else one_of(compromised, names, "key")
             done = api.post("/keys/rotate", {"log": log, "compromised": compromised, "why": why})

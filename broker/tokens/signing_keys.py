@@ -32,6 +32,9 @@ JWKS_MAX_AGE_S = 300
 PUBLISHED_FOR_S = 2 * JWKS_MAX_AGE_S
 """How long a key is published before it signs."""
 
+ALL = "all"
+"""Names every token key where one is named that somebody else may hold; no key's id is so short."""
+
 _MARGIN_S = 60.0
 _DAY_S = 86_400.0
 
@@ -172,29 +175,37 @@ class SigningKeys:
     async def contain(self, kid: str, why: str, *, by: str, request_id: str) -> Receipt:
         """Ends a key at once, and with it every token that it signed. If it was in use, another signs from now on.
 
+        Args:
+            kid: the key, or `ALL` for every key: whoever stole the folder has the one that waits in it as well.
+            why: what the record says.
+            by: the operator who asked for it.
+            request_id: of the request.
+
         Raises:
             NotFound: there is no such key.
             Conflict: it has ended, or a step before this one landed late.
             Unavailable: not recorded.
         """
         async with self._turn:
-            now, life = self._clock.now(), self._lives.get(kid)
-            if life is None:
+            now, known = self._clock.now(), self._lives
+            if kid != ALL and kid not in known:
                 raise NotFound(f"There is no token key {kid}.")
-            if life.ended_at is not None:
+            ending = [life for life in self.lives if life.ended_at is None and kid in (ALL, life.kid)]
+            if not ending:
                 raise Conflict(f"The key {kid} has ended already, and no token of it is taken.")
             events, lives = [], []
-            if life.status == "in use":
+            if any(life.status == "in use" for life in ending):
                 other = self._one("published")
-                if other is None:
+                if other is None or other in ending:
                     other = await self._made(now, anew=True)
                     events.append(self._event(Kind.KEY_PUBLISHED, by, now, request_id, other.kid, {"why": why}))
                 lives.append(replace(other, used_from=now))
-                told: Group = {"follows": kid, "why": "the key before it ended at once"}
+                told: Group = {"follows": self._ring.current.kid, "why": "the key before it ended at once"}
                 events.append(self._event(Kind.KEY_IN_USE, by, now, request_id, other.kid, told))
-            ended: Group = {"compromised": True, "why": why}
-            events.append(self._event(Kind.KEY_ENDED, by, now, request_id, kid, ended))
-            lives.append(replace(life, followed_at=life.followed_at or now, ended_at=now))
+            for life in ending:
+                ended: Group = {"compromised": True, "why": why}
+                events.append(self._event(Kind.KEY_ENDED, by, now, request_id, life.kid, ended))
+                lives.append(replace(life, followed_at=life.followed_at or now, ended_at=now))
             return await self._record(events, lives)
 
     @property

@@ -179,6 +179,25 @@ async def test_a_key_that_only_verifies_or_waits_can_be_stolen_too(run: Running)
     assert await holder.exchange() != first
 
 
+async def test_all_keys_of_a_stolen_folder_end_at_once(run: Running) -> None:
+    """Also the one that waits and the one that only verifies: what signs from now on was never in that folder."""
+    keys, holder = run.broker.signing_keys, Holder(run)
+    await holder.exchange()
+    await keys.rotate("test", by="operator:admin", request_id="r")
+    _clock(run).advance(PUBLISHED_FOR_S)
+    await keys.advance()
+    await holder.exchange()
+    await keys.rotate("test", by="operator:admin", request_id="r")
+    before = _status(run)
+    assert sorted(before.values()) == ["in use", "published", "retiring"]
+    await keys.contain("all", "a backup is in wrong hands", by="operator:admin", request_id="r")
+    assert await holder.lists() == 401
+    (fresh,) = await _published(run)
+    assert fresh not in before
+    assert await holder.exchange() == fresh
+    assert [kind for kind, _ in await _told(run)].count("KeyEnded") == 3
+
+
 async def test_a_key_that_nobody_knows_is_not_ended(run: Running) -> None:
     """A misspelt id does nothing."""
     with pytest.raises(NotFound):
