@@ -38,6 +38,7 @@ class Kind(StrEnum):
     KEY_ENDED = "KeyEnded"
     LOG_KEY_ROTATED = "LogKeyRotated"
     LOG_KEY_ENDED = "LogKeyEnded"
+    RECORDS_ERASED = "RecordsErased"
     LINK_ISSUED = "LinkIssued"
     OPERATOR_SIGNED_IN = "OperatorSignedIn"
     OPERATOR_REFUSED = "OperatorRefused"

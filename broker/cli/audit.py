@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from broker.audit.events import Kind
-from broker.cli import proofs, record_view
+from broker.cli import erasure, proofs, record_view
+from broker.cli.moments import moment
 from broker.cli.output import Json, err, print_json, print_json_items, print_table, progress, refusing, say, utc
 
 if TYPE_CHECKING:
@@ -30,10 +29,6 @@ class Outcome(StrEnum):
 
     PERMIT = "permit"
     DENY = "deny"
-
-
-_AGO = re.compile(r"(\d{1,6})([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @commands.command()
@@ -107,7 +102,7 @@ def show(index: proofs.Index, json: Json = False) -> None:
         say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
 
 
-for command in (proofs.prove, proofs.verify, proofs.checkpoint):
+for command in (proofs.prove, proofs.verify, proofs.checkpoint, erasure.erase):
     commands.command()(command)
 
 
@@ -123,17 +118,3 @@ def _records(
             if page["records"]:
                 last = page["records"][-1]["index"]
                 done(last + 1 if oldest_first else max(size - last, 0))
-
-
-def moment(text: str) -> str:
-    """Milliseconds since the epoch of what a person writes for a time; UTC where no zone is written."""
-    from broker.clock import SystemClock
-
-    ago = _AGO.fullmatch(text)
-    if ago is not None:
-        return str(int((SystemClock().now() - int(ago[1]) * _SECONDS[ago[2]]) * 1000))
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time; write 2026-11-23T09:30 (UTC) or 90m, 24h, 7d ago") from None
-    return str(int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000))

@@ -16,7 +16,7 @@ from broker.policy.request import Entity, Uid
 from broker.tokens.bearer import Caller, Presented, TokenVerifier
 from broker.tokens.issue import TokenRules
 
-ACTIONS = ("read", "readTrail", "propose", "approve", "contain")
+ACTIONS = ("read", "readTrail", "propose", "approve", "contain", "erase")
 
 
 class _ThisBroker:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.audit import moment
+from broker.cli.moments import moment
 from broker.formats import checkpoint
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteSigner
@@ -128,3 +128,12 @@ def test_a_log_that_does_not_continue_the_kept_one_is_found_out(
         complaint = admin.refused("audit", "checkpoint", "--key", broker.log_key, "--checkpoint-state", str(kept))
         assert "Keep the" in complaint
         assert kept.read_text() == note
+
+
+def test_nobody_erases_by_default(admin: Person) -> None:
+    """The command asks first, and the broker refuses whom no policy lets do it."""
+    arguments = ["audit", "erase", "--agent", "x", "--group", "who", "--before", "365d", "--why", "test"]
+    asked = admin(*arguments, input="n\n")
+    assert asked.exit_code == 1
+    assert "for good?" in asked.output
+    assert "do not let you erase" in admin.refused(*arguments, "--yes")

@@ -231,6 +231,7 @@ def test_slices_hold_what_can_decide_their_action() -> None:
         "call": ["two", "all"],
         "contain": ["group", "all"],
         "enrol": ["all"],
+        "erase": ["group", "all"],
         "exchange": ["all"],
         "propose": ["group", "all"],
         "read": ["one", "two", "group", "all"],
@@ -319,5 +320,5 @@ def test_operators_who_are_not_active_are_stopped_everywhere() -> None:
     entities = policies.prepare([left, BROKER, API])
     actions = [action for action in policies.actions if action not in {"call", "enrol", "exchange"}]
     requests = [Request(left.uid, action, BROKER.uid) for action in actions] + [exchange(left, API)]
-    assert len(requests) == 6
+    assert len(requests) == 7
     assert {policies.decide(request, entities).policies for request in requests} == {("inactive-operators",)}

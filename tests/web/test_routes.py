@@ -41,6 +41,7 @@ NEEDS = {
     "/api/v1/changes/{id}/withdraw": "propose",
     "/api/v1/contain": "contain",
     "/api/v1/keys/rotate": "contain",
+    "/api/v1/audit/erase": "erase",
     "/api/v1/policies/check": "propose",
     "/api/v1/policies/explain": "read",
 }
@@ -49,6 +50,7 @@ BODIES: dict[str, Any] = {
     "/api/v1/changes": {"agents": {"a": {"owner": "o", "purpose": "p"}}},
     "/api/v1/contain": {"section": "agents", "name": "nobody", "status": "revoked", "why": "test"},
     "/api/v1/policies/check": {"files": {"a.cedar": ""}},
+    "/api/v1/audit/erase": {"agent": "nobody", "groups": ["who"], "before_ms": 1, "why": "test"},
     "/api/v1/policies/explain": {"agent": "nobody", "model": "stand-in/stand-in-small"},
 }
 

@@ -1,0 +1,137 @@
+"""Erasure: what a group said is gone for good, and everything that was proved stays proved."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+
+from broker.audit.trail import verify_bundle
+from broker.formats.note import NoteVerifier
+from tests.build import AGENT, MODEL, Running, running
+from tests.fakes import FakeClock
+
+_DAY_S = 86_400
+_POLICY = """
+@id("admin-erases")
+permit (principal == Operator::"admin", action in [Action::"erase", Action::"readTrail"], resource is Broker);
+"""
+
+
+@pytest.fixture
+async def run(tmp_path: Path) -> AsyncIterator[Running]:
+    """A broker with calls of two days ago, whose admin may erase."""
+    async with running(tmp_path, clock=FakeClock()) as run:
+        admin = await run.operator()
+        world = run.world()
+        await run.apply({**world, "policies": {**world["policies"], "erase.cedar": _POLICY}}, by=admin)
+        agent = await run.agent()
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "one two"}]}
+        assert (await agent.post("/openai/v1/chat/completions", json=body)).status_code == 200
+        run.clock.advance(2 * _DAY_S)  # type: ignore[attr-defined]  # it is the one above
+        await run.check_log()
+        yield run
+
+
+async def _erase(run: Running, admin: httpx2.AsyncClient, *groups: str, agent: str = AGENT, **more: Any) -> Any:
+    before_ms = int((run.clock.now() - _DAY_S) * 1000)
+    body = {"agent": agent, "groups": groups, "before_ms": before_ms, "why": "request 4711", **more}
+    return await admin.post("/api/v1/audit/erase", json=body)
+
+
+async def _rows(run: Running) -> list[Any]:
+    return await run.broker.read(
+        lambda session: list(session.connection().exec_driver_sql("SELECT * FROM records ORDER BY idx").mappings())
+    )
+
+
+async def _places(run: Running, text: str) -> list[tuple[int, str]]:
+    """Where in the table a text stands."""
+    found = []
+    for row in await _rows(run):
+        for column, value in row.items():
+            shown = bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode()
+            if text.encode() in shown:
+                found.append((int(row["idx"]), str(column)))
+    return found
+
+
+async def test_what_was_erased_is_nowhere_and_all_proofs_hold(run: Running) -> None:
+    """Neither in a group nor in a column; the log verifies from its public bytes and continues what was kept."""
+    admin = await run.operator()
+    before = [bytes(row["entry"]) for row in await _rows(run)]
+    assert await _places(run, AGENT)
+    done = await _erase(run, admin, "who", "for_whom", "what", "decision", "request")
+    assert done.status_code == 200, done.text
+    assert done.json()["erased"] == 4  # the agent, its token, the call, its end
+    assert [place for place in await _places(run, f'"{AGENT}"') if place[1] != "groups"] == []
+    erased = [row for row in await _rows(run) if "who" not in orjson.loads(row["groups"])]
+    assert [row["kind"] for row in erased] == ["AgentEnrolled", "TokenIssued", "CallAdmitted", "CallCompleted"]
+    for row in erased:
+        assert set(orjson.loads(row["groups"])) == {"posture", "remedy"}
+        assert (row["agent"], row["model"], row["outcome"], row["request_id"]) == ("", "", "", "")
+        assert row["at"] % _DAY_S == 0
+    assert [bytes(row["entry"]) for row in await _rows(run)][: len(before)] == before
+    await run.check_log()
+    bundle = (await admin.get(f"/api/v1/audit/records/{erased[0]['idx']}/bundle")).content
+    proved = verify_bundle(bundle, NoteVerifier.parse(run.broker.log_key))
+    assert "who" not in proved.groups
+    assert "posture" in proved.groups
+
+
+async def test_an_erasure_is_a_record(run: Running) -> None:
+    """Who, which groups of which records, and why; not whose they were."""
+    admin = await run.operator()
+    done = (await _erase(run, admin, "who")).json()
+    record = (await admin.get(f"/api/v1/audit/records/{done['record']}")).json()
+    assert record["kind"] == "RecordsErased"
+    assert record["groups"]["who"] == {"agent": "operator:admin"}
+    remedy = record["groups"]["remedy"]
+    assert (remedy["groups"], remedy["count"], remedy["why"]) == (["who"], 4, "request 4711")
+    assert sum(last - first + 1 for first, last in remedy["records"]) == 4
+    assert AGENT not in orjson.dumps(record["groups"]).decode()
+
+
+async def test_what_is_left_can_be_erased_later(run: Running) -> None:
+    """Though the name was erased first; and what is gone is not erased, or recorded, twice."""
+    admin = await run.operator()
+    assert (await _erase(run, admin, "who")).json()["erased"] == 4
+    assert (await _erase(run, admin, "for_whom")).json()["erased"] == 4
+    size = len(await _rows(run))
+    again = (await _erase(run, admin, "who", "for_whom")).json()
+    assert again == {"erased": 0, "record": None, "next": None}
+    assert len(await _rows(run)) == size
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"groups": ["whom"]}, "Name the groups"),
+        ({"groups": []}, "groups"),
+        ({"agent": ""}, "agent"),
+        ({"before_ms": 2**53 - 1}, "last day"),
+        ({"why": ""}, "why"),
+    ],
+)
+async def test_what_cannot_be_erased_is_refused(run: Running, change: dict[str, Any], text: str) -> None:
+    """An unknown group, nobody's records, those of today, no reason: nothing is touched."""
+    admin = await run.operator()
+    before = await _places(run, AGENT)
+    refused = await _erase(run, admin, "who", **change)
+    assert refused.status_code == 400
+    assert text in refused.text
+    assert await _places(run, AGENT) == before
+
+
+async def test_nobody_erases_unless_a_policy_says_so(tmp_path: Path) -> None:
+    """Neither an admin nor an auditor; the wish is recorded."""
+    async with running(tmp_path, clock=FakeClock()) as run:
+        admin = await run.operator()
+        answer = await _erase(run, admin, "who")
+        assert answer.status_code == 403
+        assert (await run.kinds())[-1] == "OperatorRefused"
+        await run.check_log()
