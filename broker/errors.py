@@ -68,6 +68,12 @@ class Unavailable(BrokerError):
     reason = "unavailable"
 
 
+class Unconfirmed(Unavailable):
+    """It was not known in time whether the record is durable: it may become so yet, and what it records with it."""
+
+    reason = "unconfirmed"
+
+
 class NotFound(BrokerError):
     """The named thing does not exist."""
 

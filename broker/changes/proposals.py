@@ -21,7 +21,16 @@ from broker.changes.reach import Reach
 from broker.clock import Clock
 from broker.db.engine import reading
 from broker.entropy import Entropy
-from broker.errors import AccessDenied, CasesFailed, Conflict, ManifestInvalid, NotFound, PolicyInvalid, Unavailable
+from broker.errors import (
+    AccessDenied,
+    CasesFailed,
+    Conflict,
+    ManifestInvalid,
+    NotFound,
+    PolicyInvalid,
+    Unavailable,
+    Unconfirmed,
+)
 from broker.gateway.endpoints import Catalogue
 from broker.gateway.upstream import ProviderKeys
 from broker.identity import operators
@@ -213,9 +222,7 @@ class Changes:
         """
         try:
             return await self.audit.record(step)
-        except Unavailable as error:
-            if self.audit.winding_down:  # nothing was written
-                raise
+        except Unconfirmed as error:
             raise Unavailable(
                 "The change was not confirmed in time, and may have taken effect. Before you repeat it, look at it: "
                 "`broker apply list`, `broker apply show`, `broker audit search`."

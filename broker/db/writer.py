@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 from sqlalchemy import Connection, Engine
 
 from broker.db.engine import FAILURES, InDoubt, writing
-from broker.errors import BrokerError, Unavailable
+from broker.errors import BrokerError, Unavailable, Unconfirmed
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,8 @@ class GroupWriter(Generic[WorkT, ResultT]):
         """Waits until `work` is durable.
 
         Raises:
-            Unavailable: not durable within the time; if the commit lands later all the same, `abandoned` hears of it.
+            Unconfirmed: not durable within the time; if the commit lands later all the same, `abandoned` hears of it.
+            Unavailable: not durable, and it will not be.
             BrokerError: what `apply` said of this work alone; nothing of it was written.
         """
         loop = asyncio.get_running_loop()
@@ -120,7 +121,7 @@ class GroupWriter(Generic[WorkT, ResultT]):
         except TimeoutError:
             if _is_answered(waiting.future):  # in the very moment of the answer, which counts
                 return waiting.future.result()
-            raise Unavailable("The record could not be written in time, so nothing was done. Try again.") from None
+            raise Unconfirmed("The record could not be written in time, so nothing was done. Try again.") from None
         except asyncio.CancelledError:
             if _is_answered(waiting.future) and waiting.future.exception() is None:
                 loop.call_soon(self._abandoned, work, waiting.future.result())

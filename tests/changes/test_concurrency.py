@@ -103,7 +103,12 @@ async def test_a_change_that_was_overtaken_by_containment(shared: Running, ada: 
         return_exceptions=True,
     )
     assert isinstance(contained, Outcome)
-    assert isinstance(changed, Conflict)
+    if isinstance(changed, Outcome):  # it was first, on a machine that had other things to do meanwhile
+        assert changed.record is not None
+        assert contained.record is not None
+        assert changed.record < contained.record
+    else:
+        assert isinstance(changed, Conflict)
     assert shared.broker.directory.agents["l"].status == "suspended"
 
 

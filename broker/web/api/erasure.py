@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.audit import erasure
+from broker.errors import Unavailable, Unconfirmed
 from broker.web.api.access import Eraser, RequestId, TheBroker
 from broker.web.api.body import JsonBody
 
@@ -38,7 +39,13 @@ async def erase(
     erasure.check(selection, broker.clock.now())
     tag = broker.audit.tag(what.agent)
     rows = await broker.read(lambda session: erasure.find(session, selection, tag))
-    done = await erasure.erase(
-        broker.audit, selection, what.why, by=me.id, request_id=rid, clock=broker.clock, read=rows
-    )
+    try:
+        done = await erasure.erase(
+            broker.audit, selection, what.why, by=me.id, request_id=rid, clock=broker.clock, read=rows
+        )
+    except Unconfirmed as error:
+        raise Unavailable(
+            "It was not confirmed in time, and may have been done. Before you repeat it, look for `RecordsErased`: "
+            "`broker audit search`."
+        ) from error
     return {"erased": len(done.indices), "record": done.record, "next": done.next}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from broker.errors import InvalidRequest, Unavailable
+from broker.errors import InvalidRequest, Unavailable, Unconfirmed
 from broker.web.api.access import Container, Reader, RequestId, TheBroker
 from broker.web.api.body import JsonBody
 
@@ -69,9 +69,7 @@ async def rotate(
             receipt = await broker.signing_keys.contain(what.compromised, what.why, by=me.id, request_id=rid)
         else:
             receipt = await broker.signing_keys.rotate(what.why, by=me.id, request_id=rid)
-    except Unavailable as error:
-        if broker.audit.winding_down:  # nothing was written
-            raise
+    except Unconfirmed as error:
         raise Unavailable(
             "It was not confirmed in time, and may have taken effect. Before you repeat it, look: `broker keys show`."
         ) from error
