@@ -38,6 +38,9 @@ MODEL = "stand-in-small"
 OTHER_MODEL = "stand-in-large"
 PROVIDER_KEY_VARIABLE = "TEST_PROVIDER_KEY"
 
+PATIENCE_S = 20.0
+"""How long a commit may take where no test is about that: longer than the product allows, for a busy machine's disk."""
+
 RULE = """
 @id("nightly-job") @agent("nightly") @owner("team-data") @purpose("summaries") @ceiling("stand-in/stand-in-small")
 permit (principal is OidcEvidence, action == Action::"enrol", resource == Attester::"platform")
@@ -69,12 +72,14 @@ def settings_for(
     storage: Mapping[str, Any] | None = None,
     keys: Keys | None = None,
 ) -> Settings:
-    """Settings for a broker in `folder` on loopback."""
+    """Settings for a broker in `folder` on loopback; without a bound of its own a commit may take its time."""
+    given = {"data_dir": folder / "data", "database": databases.url_for(folder), "reserve_mb": 8, **(storage or {})}
+    stored = Storage(**given)
+    if "commit_timeout_s" not in given:
+        stored = stored.model_copy(update={"commit_timeout_s": PATIENCE_S})
     return Settings(
         server=Server(port=port or free_port(), **(server or {})),
-        storage=Storage(
-            **{"data_dir": folder / "data", "database": databases.url_for(folder), "reserve_mb": 8, **(storage or {})}
-        ),
+        storage=stored,
         outgoing=Outgoing(allow=allow),
         secrets=dict(secrets or {}),
         tokens=tokens or Tokens(),

@@ -97,6 +97,7 @@ class CrashServer:
         """Starts a broker; returns when it answers, or is dead."""
         assert self._process.stdin is not None
         settings_json = json.loads(settings.model_dump_json())
+        settings_json["storage"]["commit_timeout_s"] = 1.0  # the most that a configuration may say
         self._process.stdin.write(json.dumps({"settings": settings_json, "armed": str(armed)}) + "\n")
         self._process.stdin.flush()
         self._death = asyncio.create_task(asyncio.to_thread(self._read))

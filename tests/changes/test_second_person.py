@@ -133,7 +133,7 @@ async def test_a_proposer_who_lost_the_right_is_not_taken_at_their_word(
 async def test_a_change_that_lands_late_is_told_as_it_is(tmp_path: Path) -> None:
     """Its caller is told that it may have taken effect, and the trail says that it did."""
     gate = Gate()
-    async with running(tmp_path, probe=gate) as run:
+    async with running(tmp_path, probe=gate, storage={"commit_timeout_s": 0.5}) as run:
         admin = await run.operator()
         await run.apply({"agents": {"a": AGENT_SPEC}}, admin)
         by = run.broker.directory.operators["admin"]

@@ -74,7 +74,7 @@ async def _world(folder: Path, **arguments: Any) -> AsyncIterator[tuple[Running,
     """A broker with the usual world, whose provider holds streams back; its agent and its admin."""
     async with (
         StandInProvider(clock=SystemClock(), entropy=system_entropy, hold=True) as provider,
-        running(folder, provider=provider, **arguments) as run,
+        running(folder, provider=provider, **{"storage": {"commit_timeout_s": 0.9}, **arguments}) as run,
     ):
         admin = await run.operator()
         await run.apply(run.world(), admin)
