@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
@@ -43,8 +44,8 @@ class Query:
     oldest_first: bool = False
 
 
-def search(session: Session, query: Query) -> list[dict[str, Any]]:
-    """A page of records as `read` gives them."""
+def matching(query: Query) -> SelectOfScalar[RecordRow]:
+    """Selects the records that a query's filters let through, in no order yet, and all of them."""
     statement = select(RecordRow)
     for column, value in (
         (RecordRow.agent, query.agent),
@@ -59,6 +60,12 @@ def search(session: Session, query: Query) -> list[dict[str, Any]]:
         statement = statement.where(col(RecordRow.at) >= query.since_ms / 1000)
     if query.until_ms is not None:
         statement = statement.where(col(RecordRow.at) < query.until_ms / 1000)
+    return statement
+
+
+def search(session: Session, query: Query) -> list[dict[str, Any]]:
+    """A page of records as `read` gives them."""
+    statement = matching(query)
     index = col(RecordRow.idx)
     if query.after is not None:
         statement = statement.where(index > query.after if query.oldest_first else index < query.after)

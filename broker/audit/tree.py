@@ -187,6 +187,18 @@ class AuditTree:
             raise NotFound("The log has no checkpoint yet. Try again in a second.")
         return head
 
+    def root(self, size: int) -> bytes:
+        """The root of the tree over the first `size` entries, 32 bytes.
+
+        Raises:
+            NotFound: the tree of that size does not exist.
+        """
+        with reading(self._engine) as session:
+            connection = session.connection()
+            if not 0 < size <= stored_size(connection):
+                raise NotFound(f"There is no tree of {size} entries.")
+            return _Hashes(connection).hash_of(0, size)
+
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """The inclusion proof of entry `index` in the tree of `size` entries (RFC 6962 §2.1.1).
 

@@ -155,6 +155,23 @@ class Api:
         _check(answer)
         return answer.content
 
+    def lines(self, path: str, **parameters: object) -> Iterator[bytes]:
+        """The lines of a GET as they come, read no faster than they are taken; they may be more than fit into memory.
+
+        A line that was cut short is left out; that the connection broke off is an `ApiFailed` behind the others.
+        """
+        with (
+            _sending(self.login.issuer),
+            self._client.stream("GET", path, params=_given(parameters)) as answer,
+        ):
+            if not answer.is_success:
+                answer.read()
+            _check(answer)
+            rest = b""
+            for part in answer.iter_bytes():
+                *lines, rest = (rest + part).split(b"\n")
+                yield from lines
+
     def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: object) -> Any:
         """The JSON answer of a POST."""
         with _sending(self.login.issuer):

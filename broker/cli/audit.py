@@ -1,17 +1,16 @@
-"""`broker audit`: search the trail and look at records; with `proofs`, all that an auditor does."""
+"""`broker audit`: search the trail and look at records; with `exports` and `proofs`, all that an auditor does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.audit.events import Kind
-from broker.cli import erasure, proofs, record_view
+from broker.cli import erasure, exports, proofs, record_view
 from broker.cli.moments import moment
 from broker.cli.output import Json, err, print_json, print_json_items, print_table, progress, refusing, say, utc
+from broker.cli.record_filters import Agent, Model, OfKind, RequestId, Since, Until, WithOutcome
 
 if TYPE_CHECKING:
     from broker.cli.api import Api
@@ -24,24 +23,15 @@ What a broker says about its own log is its claim. `verify` checks it with mathe
 )
 
 
-class Outcome(StrEnum):
-    """How a decision came out."""
-
-    PERMIT = "permit"
-    DENY = "deny"
-
-
 @commands.command()
 def search(
-    agent: Annotated[str, typer.Option(help="Whose records: an agent, or operator:NAME.")] = "",
-    kind: Annotated[Kind | None, typer.Option(help="Records of this kind.", metavar="KIND")] = None,
-    outcome: Annotated[Outcome | None, typer.Option(help="How the decision came out.")] = None,
-    model: Annotated[str, typer.Option(help="Calls to this model: endpoint/model.")] = "",
-    request_id: Annotated[str, typer.Option(help="The records that one request left.")] = "",
-    since: Annotated[
-        str, typer.Option(help="Not before: 2026-11-23T09:30 (UTC), or 90m, 24h, 7d.", metavar="TIME")
-    ] = "",
-    until: Annotated[str, typer.Option(help="Before this time, written likewise.", metavar="TIME")] = "",
+    agent: Agent = "",
+    kind: OfKind = None,
+    outcome: WithOutcome = None,
+    model: Model = "",
+    request_id: RequestId = "",
+    since: Since = "",
+    until: Until = "",
     after: Annotated[int | None, typer.Option(help="Go on after this index.", min=0)] = None,
     limit: Annotated[int, typer.Option(help="At most so many records.", min=1)] = 50,
     all: Annotated[bool, typer.Option("--all", help="Every record that fits, however many.")] = False,
@@ -102,7 +92,7 @@ def show(index: proofs.Index, json: Json = False) -> None:
         say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
 
 
-for command in (proofs.prove, proofs.verify, proofs.checkpoint, erasure.erase):
+for command in (exports.export, proofs.prove, proofs.verify, proofs.checkpoint, erasure.erase):
     commands.command()(command)
 
 

@@ -25,6 +25,7 @@ ONLY: dict[tuple[str, ...], tuple[str, ...]] = {
     ("typer", "click", "rich"): ("broker.cli", "broker.demo"),
     ("openai", "anthropic"): ("broker.demo",),
     ("psycopg",): ("broker.db",),
+    ("pyarrow",): ("broker.cli.parquet",),
     ("broker.settings",): ("broker.assembly", "broker.cli", "broker.demo", "broker.health", "broker.premises"),
 }
 """These imports belong to these modules and to nobody else."""
@@ -128,6 +129,7 @@ def test_every_import_goes_through_its_door() -> None:
         ("broker/new_part/__init__.py", "import rich"),
         ("broker/audit/log.py", "from psycopg import errors"),
         ("broker/cli/agents.py", "import sqlalchemy.orm"),
+        ("broker/audit/export.py", "from pyarrow import parquet"),
         ("broker/client/session.py", "from broker.db.engine import reading"),
         ("broker/client/session.py", "import broker.settings as s"),
         ("broker/formats/jws.py", "from broker.clock import Clock"),

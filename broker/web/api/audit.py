@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
 
-from broker.audit import trail
+from broker.audit import export, trail
 from broker.audit.events import Kind
 from broker.web.api.access import Auditor, TheBroker
 
@@ -49,6 +50,29 @@ async def bundle(broker: TheBroker, _me: Auditor, index: Index) -> Response:
     """Everything that proves the record without us, as a file for `broker audit verify`."""
     data = await broker.read(lambda session: trail.bundle(session, broker.tree, index))
     return Response(data, media_type="application/json")
+
+
+@router.get("/export")
+async def export_records(
+    broker: TheBroker,
+    _me: Auditor,
+    agent: str = "",
+    kind: Kind | None = None,
+    outcome: str = "",
+    model: str = "",
+    request_id: str = "",
+    since_ms: Milliseconds = None,
+    until_ms: Milliseconds = None,
+    after: str = "",
+) -> StreamingResponse:
+    """Records in order as JSON Lines, up to the newest checkpoint; pass the last cursor as `after` to go on.
+
+    A line with the member `export` is no record: its cursor covers all lines before it, and the last one says with
+    `more` whether to ask again. As fast as it is read, and no faster.
+    """
+    query = trail.Query(agent, kind or "", outcome, model, request_id, since_ms, until_ms)
+    start = await broker.read(lambda _session: export.begin(broker.tree, after))
+    return StreamingResponse(export.stream(broker.read, query, start), media_type="application/x-ndjson")
 
 
 @router.get("/consistency")
