@@ -12,6 +12,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
+from broker.audit.ranges import stated_groups
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
 from broker.errors import Malformed, NotFound
@@ -123,15 +124,11 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
     if row is None:
         raise NotFound(f"There is no record {index}.")
     proof = receipt_proof(tree, index)
-    groups = {
-        name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
-        for name, (salt, content) in orjson.loads(row.groups).items()
-    }
     return orjson.dumps(
         {
             "entry": note.encode_base64(row.entry),
             "commitments": note.encode_base64(row.commitments),
-            "groups": groups,
+            "groups": stated_groups(row.groups),
             "proof": proof,
             "successions": tree.successions(),
         },

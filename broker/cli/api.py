@@ -76,7 +76,7 @@ def sign_in(link: str) -> tuple[Login, list[str]]:
     private = load_private_pem(waiting) if waiting.exists() else _made()
     url = f"{parts.scheme}://{parts.netloc}{parts.path}"
     proof = dpop.prove(private, method="POST", url=url, now=SystemClock().now(), jti=new_id(system_entropy))
-    with _sending(url):
+    with sending(url):
         answer = httpx2.post(url, json={"code": parts.fragment}, headers={"DPoP": proof}, timeout=_TIMEOUT_S)
     members = _read(answer)
     folder = user_config_dir()
@@ -133,7 +133,7 @@ class Api:
 
     def get(self, path: str, **parameters: object) -> Any:
         """The JSON answer of a GET; parameters that are None or empty are left out."""
-        with _sending(self.login.issuer):
+        with sending(self.login.issuer):
             return _read(self._client.get(path, params=_given(parameters)))
 
     def pages(self, path: str, *, limit: int | None, **parameters: object) -> Iterator[Any]:
@@ -150,9 +150,9 @@ class Api:
 
     def download(self, path: str) -> bytes:
         """The bytes of a GET."""
-        with _sending(self.login.issuer):
+        with sending(self.login.issuer):
             answer = self._client.get(path)
-        _check(answer)
+        check_answer(answer, answer.content)
         return answer.content
 
     def lines(self, path: str, **parameters: object) -> Iterator[bytes]:
@@ -161,12 +161,10 @@ class Api:
         A line that was cut short is left out; that the connection broke off is an `ApiFailed` behind the others.
         """
         with (
-            _sending(self.login.issuer),
+            sending(self.login.issuer),
             self._client.stream("GET", path, params=_given(parameters)) as answer,
         ):
-            if not answer.is_success:
-                answer.read()
-            _check(answer)
+            check_answer(answer, b"" if answer.is_success else answer.read())
             rest = b""
             for part in answer.iter_bytes():
                 *lines, rest = (rest + part).split(b"\n")
@@ -174,14 +172,14 @@ class Api:
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: object) -> Any:
         """The JSON answer of a POST."""
-        with _sending(self.login.issuer):
+        with sending(self.login.issuer):
             return _read(self._client.post(path, json=body, params=_given(parameters)))
 
     def public(self, path: str) -> bytes:
         """The bytes of what anybody may read, such as `/log/checkpoint`."""
-        with _sending(self.login.issuer):
+        with sending(self.login.issuer):
             answer = httpx2.get(self.login.issuer + path, timeout=_TIMEOUT_S)
-        _check(answer)
+        check_answer(answer, answer.content)
         return answer.content
 
 
@@ -202,7 +200,7 @@ def one_of(prefix: str, names: list[str], what: str) -> str:
     raise ConfigurationError(f"{'Several' if found else 'No'} {what} begin with {prefix!r}. Give more of it, or all.")
 
 
-class _sending:
+class sending:
     """Turns a connection that fails, or a sign-in that is over, into a sentence."""
 
     def __init__(self, where: str) -> None:
@@ -212,7 +210,7 @@ class _sending:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, httpx2.TransportError):
+        if isinstance(error, httpx2.RequestError | httpx2.InvalidURL):
             raise ApiFailed(
                 f"No answer from {self._where}: {error}. Is the broker running there?", reason="unreachable"
             ) from error
@@ -228,11 +226,20 @@ def _given(parameters: Mapping[str, object]) -> dict[str, str]:
     return {name: str(value) for name, value in parameters.items() if value not in (None, "")}
 
 
-def _check(answer: httpx2.Response) -> None:
+def check_answer(answer: httpx2.Response, content: bytes) -> None:
+    """Makes sure that the broker did what it was asked.
+
+    Args:
+        answer: its status.
+        content: its body.
+
+    Raises:
+        ApiFailed: it did not; the text is the broker's own.
+    """
     if answer.is_success:
         return
     try:
-        members = canonical_json.parse(answer.content, max_bytes=_MAX_ERROR_BYTES)
+        members = canonical_json.parse(content, max_bytes=_MAX_ERROR_BYTES)
     except Malformed:
         members = None
     if not isinstance(members, dict):
@@ -243,7 +250,7 @@ def _check(answer: httpx2.Response) -> None:
 
 
 def _read(answer: httpx2.Response) -> Any:
-    _check(answer)
+    check_answer(answer, answer.content)
     try:
         return json.loads(answer.content)
     except ValueError as error:

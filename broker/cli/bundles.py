@@ -11,7 +11,7 @@ from pathlib import Path
 
 from broker.audit.trail import VerifiedRecord, verify_bundle
 from broker.errors import BrokerError, ConfigurationError, Malformed, ProofInvalid
-from broker.formats import canonical_json, checkpoint, merkle, record, succession, tlog_proof
+from broker.formats import canonical_json, checkpoint, record, succession, tlog_proof
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteVerifier
 
@@ -33,6 +33,18 @@ class Proved:
     record: VerifiedRecord
     withheld: tuple[str, ...]
     kept: str
+
+
+class LogShrank(ProofInvalid):
+    """A log that has fewer entries than it had."""
+
+    reason = "log_shrank"
+
+
+class LogForked(ProofInvalid):
+    """A log that is not a continuation of itself: its key signed two histories."""
+
+    reason = "log_forked"
 
 
 class Auditor:
@@ -95,33 +107,49 @@ def opened(signed: str, pinned: NoteVerifier, successions: Sequence[str]) -> Che
     return checkpoint.open_signed(signed, succession.key_for(signed, pinned, successions))
 
 
-def check_growth(old: Checkpoint, new: Checkpoint, consistency: Callable[[], list[bytes]], source: str = KEPT) -> None:
-    """Checks that the log of `new` begins with that of `old`, both verified under the pinned key (RFC 6962 §2.1.2).
+def check_size(old: Checkpoint, new: Checkpoint) -> None:
+    """Checks what two checkpoints tell by themselves, both verified under the pinned key.
+
+    Raises:
+        LogShrank: the log has fewer entries than before.
+        LogForked: two trees of one size.
+    """
+    if new.size < old.size:
+        raise LogShrank(f"The log shrank from {old.size} to {new.size} entries. Keep the old checkpoint as a proof.")
+    if new.size == old.size and new.root != old.root:
+        raise LogForked(
+            f"The log of {new.size} entries does not continue the {old.size} of {KEPT}: two trees of one size have two "
+            f"roots. Keep {KEPT}: with the new checkpoint it proves that the log was changed."
+        )
+
+
+def check_growth(
+    old: Checkpoint,
+    new: Checkpoint,
+    root_at: Callable[[int], bytes],
+    where: Callable[[], int | None] = lambda: None,
+    source: str = KEPT,
+) -> None:
+    """Checks that the log of `new` begins with that of `old`, both verified under the pinned key.
 
     Args:
         old: the tree that somebody holds.
         new: the checkpoint that the log gives now.
-        consistency: fetches the proof; called only if the sizes differ.
+        root_at: the root that the new tree had at a size (`broker.formats.tiles`).
+        where: finds the first entry that differs, or None if nobody can tell; called only if there is one.
         source: where `old` stands: KEPT or HANDOVER.
 
     Raises:
-        ProofInvalid: it does not; the log was changed, or tells different people different things.
+        LogForked: it does not; the log was changed, or tells different people different things.
     """
-    if new.size < old.size:
-        raise ProofInvalid(f"The log shrank from {old.size} to {new.size} entries. Keep the old checkpoint as a proof.")
-    if new.size == old.size:
-        hashes = []
-    elif old.size == 0:
+    if root_at(old.size) == old.root:
         return
-    else:
-        hashes = consistency()
-    try:
-        merkle.verify_consistency(old.size, new.size, hashes, old.root, new.root)
-    except ProofInvalid as error:
-        raise ProofInvalid(
-            f"The log of {new.size} entries does not continue the {old.size} of {source}: {error.detail} "
-            f"Keep {source}: with the new checkpoint it proves that the log was changed."
-        ) from error
+    index = where()
+    told = f"entry {index} is another one now." if index is not None else "one of those is another one now."
+    raise LogForked(
+        f"The log of {new.size} entries does not continue the {old.size} of {source}: {told} "
+        f"Keep {source}: with the new checkpoint it proves that the log was changed."
+    )
 
 
 def handovers(pinned: NoteVerifier, successions: Sequence[str], head: Checkpoint) -> list[Checkpoint]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,9 @@ State = Annotated[
     typer.Option(
         "--checkpoint-state", help="The file with the checkpoint that you kept.", metavar="FILE", dir_okay=False
     ),
+]
+Url = Annotated[
+    str, typer.Option("--url", help="The broker's address; that of your sign-in by default.", metavar="URL")
 ]
 
 _CHECKPOINT_TRIES = 40
@@ -57,11 +59,23 @@ def prove(
 
 
 def verify(
-    file: Annotated[list[Path], typer.Argument(help="Bundles.", metavar="FILE...", exists=True, dir_okay=False)],
+    file: Annotated[
+        list[Path] | None, typer.Argument(help="Bundles.", metavar="FILE...", exists=True, dir_okay=False)
+    ] = None,
     key: Annotated[
         str,
         typer.Option(help="The log's key, or a file that holds it; from elsewhere than the bundle.", metavar="VKEY"),
-    ],
+    ] = "",
+    log: Annotated[bool, typer.Option("--log", help="Verify the whole log from its public bytes.")] = False,
+    records: Annotated[
+        str,
+        typer.Option(help="With --log: also the records from START up to END; needs a sign-in.", metavar="START:END"),
+    ] = "",
+    url: Url = "",
+    tiles: Annotated[
+        Path | None,
+        typer.Option(help="With --log: keep what is verified, and fetch only what is new.", file_okay=False),
+    ] = None,
     checkpoint_state: State = None,
     log_keys: Annotated[
         Path | None,
@@ -71,45 +85,66 @@ def verify(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Verifies bundles on this machine alone: no broker, no sign-in, no network. Exit code 1 if one does not hold.
+    """Verifies bundles, or the whole log. Exit code 1 if something does not hold.
 
-    A bundle holds if the pinned key, or one that it leads to, signed its checkpoint, the record is in the log of that
-    checkpoint, and what the bundle shows is what the record committed to. Two checkpoints of one size that differ are
-    found as well.
+    A bundle is verified on this machine alone: no broker, no sign-in, no network. It holds if the pinned key, or one
+    that it leads to, signed its checkpoint, the record is in the log of that checkpoint, and what the bundle shows is
+    what the record committed to. Two checkpoints of one size that differ are found as well.
+
+    With --log everything that anybody may read is fetched and verified, without a sign-in: the newest checkpoint, each
+    tile of its tree, that it continues the checkpoint that you kept, and the log's keys. The new checkpoint is kept.
 
     Example: `broker audit verify record.json --key log.vkey`
-    """
-    with refusing(json):
-        from broker.cli import bundles
-        from broker.formats import succession
 
-        kept = bundles.read(checkpoint_state).decode("utf-8", "replace") if checkpoint_state is not None else None
-        successions = succession.published(bundles.read(log_keys)) if log_keys is not None else ()
-        auditor = bundles.Auditor(bundles.pinned_key(key), kept, successions)
-        results = []
-        with progress("Bundles", len(file), json=json) as done:
-            for each in file:
-                results.append(_verified(auditor, each))
-                done(len(results))
-        held = all(result["verified"] for result in results)
-        if json:
-            print_json({"verified": held, "files": results})
+    Example: `broker audit verify --log --key log.vkey --checkpoint-state log.checkpoint --tiles log-tiles`
+    """
+    if not key:
+        raise typer.BadParameter("nothing is verified without the log's key", param_hint="--key")
+    if bool(file) == log:
+        raise typer.BadParameter("give files, or --log, and not both", param_hint="FILE")
+    if not log and (records or url or tiles):
+        raise typer.BadParameter("these go with --log", param_hint="--records, --url, --tiles")
+    with refusing(json):
+        if log:
+            from broker.cli import log_check
+
+            log_check.run(key, records, url, tiles, checkpoint_state, json=json)
         else:
-            for result in results:
-                _show_verified(result)
-        if not held:
-            raise typer.Exit(1)
+            _verify_files(file or [], key, checkpoint_state, log_keys, json=json)
+
+
+def _verify_files(files: list[Path], key: str, state: Path | None, log_keys: Path | None, *, json: bool) -> None:
+    from broker.cli import bundles
+    from broker.formats import succession
+
+    kept = bundles.read(state).decode("utf-8", "replace") if state is not None else None
+    successions = succession.published(bundles.read(log_keys)) if log_keys is not None else ()
+    auditor = bundles.Auditor(bundles.pinned_key(key), kept, successions)
+    results = []
+    with progress("Bundles", len(files), json=json) as done:
+        for each in files:
+            results.append(_verified(auditor, each))
+            done(len(results))
+    held = all(result["verified"] for result in results)
+    if json:
+        print_json({"verified": held, "files": results})
+    else:
+        for result in results:
+            _show_verified(result)
+    if not held:
+        raise typer.Exit(1)
 
 
 def checkpoint(
     key: Annotated[str, typer.Option(help="The log's key, or a file that holds it.", metavar="VKEY")] = "",
     checkpoint_state: State = None,
+    url: Url = "",
     json: Json = False,
 ) -> None:
-    """Fetches the newest checkpoint; with a key and a kept one, has the log prove that it only grew.
+    """Fetches the newest checkpoint; with a key and a kept one, proves from the log's tiles that it only grew.
 
     The checkpoint goes to standard output as it was signed, what is to be said about it to standard error. With
-    --checkpoint-state the file holds the new one afterwards, unless it contradicts the old.
+    --checkpoint-state the file holds the new one afterwards, unless it contradicts the old. It needs no sign-in.
 
     Example: `broker audit checkpoint --key log.vkey --checkpoint-state log.checkpoint`
     """
@@ -118,40 +153,29 @@ def checkpoint(
             "a checkpoint is kept only under a key: give --key too", param_hint="--checkpoint-state"
         )
     with refusing(json):
-        from broker.cli import bundles
-        from broker.cli.api import Api
+        from broker.cli import bundles, log_check, whole_log
+        from broker.cli.public_log import PublicLog
         from broker.formats import checkpoint as checkpoints
-        from broker.formats import succession
 
-        pinned = bundles.pinned_key(key) if key else None
-        with Api() as api:
-            note = api.public("/log/checkpoint").decode("utf-8", "replace")
-            successions = succession.published(api.public("/log/keys")) if pinned else ()
-            head = bundles.opened(note, pinned, successions) if pinned else checkpoints.parse_unverified(note)
-            grew_from, followed = None, succession.successors_of(pinned, successions) if pinned else []
-            if pinned is not None:
-                trees = [(tree, bundles.HANDOVER) for tree in bundles.handovers(pinned, successions, head)]
-                if checkpoint_state is not None and checkpoint_state.exists():
-                    kept = bundles.read(checkpoint_state).decode("utf-8", "replace")
-                    old = bundles.opened(kept, pinned, successions)
-                    trees.insert(0, (old, bundles.KEPT))
-                    grew_from = old.size
-                for tree, source in trees:
-                    bundles.check_growth(tree, head, partial(_consistency, api, tree.size, head.size), source)
-            if checkpoint_state is not None:
-                bundles.keep(checkpoint_state, note)
-        now = followed[-1].new if followed else None
+        grew_from, now = None, None
+        with PublicLog(url) as log:
+            if key:
+                found = whole_log.verified(log, bundles.pinned_key(key), whole_log.kept_note(checkpoint_state))
+                note, head, grew_from, now = found.note, found.head, found.continues, found.replaced_by
+                if checkpoint_state is not None:
+                    bundles.keep(checkpoint_state, note)
+            else:
+                note = log.checkpoint()
+                head = checkpoints.parse_unverified(note)
         if json:
             told = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": note}
-            print_json({**told, "verified": pinned is not None, "continues": grew_from, "replaced_by": now})
+            print_json({**told, "verified": bool(key), "continues": grew_from, "replaced_by": now})
             return
         typer.echo(note, nl=False)
         said = "signed by the key that you pinned" if now is None else "signed by a key that follows the one you pinned"
-        said = said if pinned else "not verified: give --key"
+        said = said if key else "not verified: give --key"
         err.print(f"{head.size} entries, {said}.")
-        if now is not None:
-            err.print("The log's key was replaced, by a statement that both keys signed. Pin this one from now on:")
-            typer.echo(now, err=True)
+        log_check.tell_replaced(now)
         if grew_from is not None:
             err.print(f"The log proved that it continues the {grew_from} entries of the checkpoint that you kept.")
 
@@ -169,10 +193,6 @@ def _wait_for_checkpoint(api: Api, index: int) -> None:
         if checkpoint_size(api) > index:
             return
         time.sleep(_CHECKPOINT_WAIT_S)
-
-
-def _consistency(api: Api, old: int, new: int) -> list[bytes]:
-    return [bytes.fromhex(item) for item in api.get("/audit/consistency", old=old, new=new)["hashes"]]
 
 
 def _verified(auditor: Auditor, file: Path) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from broker.audit import export, trail
+from broker.audit import export, ranges, trail
 from broker.audit.events import Kind
 from broker.web.api.access import Auditor, TheBroker
 
@@ -73,6 +74,18 @@ async def export_records(
     query = trail.Query(agent, kind or "", outcome, model, request_id, since_ms, until_ms)
     start = await broker.read(lambda _session: export.begin(broker.tree, after))
     return StreamingResponse(export.stream(broker.read, query, start), media_type="application/x-ndjson")
+
+
+@router.get("/entries")
+async def entries(
+    broker: TheBroker,
+    _me: Auditor,
+    start: Annotated[int, Query(ge=0, le=_MAX)],
+    end: Annotated[int, Query(ge=0, le=_MAX)],
+) -> Response:
+    """Records [start, end) with what proves each in the tree: what there is, and as many as one answer takes."""
+    found = await broker.read(lambda session: orjson.dumps({"entries": ranges.read_range(session, start, end)}))
+    return Response(found, media_type="application/json")
 
 
 @router.get("/consistency")

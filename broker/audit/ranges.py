@@ -1,0 +1,44 @@
+"""A range of records as they are stored: the exact bytes, and what shows that they belong to the tree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from sqlmodel import Session
+
+from broker.db.engine import execute
+from broker.formats import note
+
+MAX_PAGE = 2000
+
+
+def read_range(session: Session, start: int, end: int) -> list[dict[str, Any]]:
+    """The records [start, end), the first `MAX_PAGE` of them.
+
+    Each is `{"index", "entry", "commitments", "groups": {name: {"salt", "content"}}}`, bytes in base64: what a bundle
+    holds, without the proof, which whoever has the tree's leaves needs not. A group that is withheld or was erased is
+    not there.
+    """
+    rows = execute(
+        session.connection(),
+        "SELECT idx, entry, commitments, groups FROM records WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
+        (start, end, MAX_PAGE),
+    )
+    return [
+        {
+            "index": int(idx),
+            "entry": note.encode_base64(bytes(entry)),
+            "commitments": note.encode_base64(bytes(commitments)),
+            "groups": stated_groups(bytes(groups)),
+        }
+        for idx, entry, commitments, groups in rows
+    ]
+
+
+def stated_groups(stored: bytes) -> dict[str, dict[str, str]]:
+    """A record's groups as a verifier gets them: each with its salt in base64, and its content as it was committed."""
+    return {
+        name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
+        for name, (salt, content) in orjson.loads(stored).items()
+    }
