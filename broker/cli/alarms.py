@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from broker.cli import bundles, whole_log
+from broker.cli import whole_log
 from broker.cli.api import ApiFailed
 from broker.cli.public_log import PublicLog
 from broker.cli.whole_log import Records
@@ -159,8 +159,8 @@ class Watch:
             alarms.append(
                 Alarm(
                     "key_replaced",
-                    "The log's key was replaced, by a statement that both keys signed. Ask the operators whether it was "
-                    "them, and pin the new key.",
+                    "The log's key was replaced, by a statement that both keys signed. Ask the operators whether it "
+                    "was them, and pin the new key.",
                     {"key": found.replaced_by},
                 )
             )

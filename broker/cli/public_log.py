@@ -38,6 +38,8 @@ class PublicLog:
         self.given = ""
         """The checkpoint that it gave last, whatever it is worth."""
         self._folder = folder
+        self._continues = False
+        self._waiting: dict[tuple[int, int], bytes] = {}
         self._client = httpx2.Client(timeout=_TIMEOUT_S)
 
     def __enter__(self) -> Self:
@@ -81,8 +83,11 @@ class PublicLog:
             return None
 
     def keep(self, level: int, n: int, data: bytes) -> None:
-        """Puts a tile into the folder, in the place of a shorter one."""
+        """Puts a tile into the folder, in the place of a shorter one; once `continues` was called."""
         if self._folder is None:
+            return
+        if not self._continues:
+            self._waiting[level, n] = data
             return
         place = self._folder / tiles.path(level, n, len(data) // 32)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +98,12 @@ class PublicLog:
         for old in shorter.glob("*"):
             if old != place:
                 old.unlink()
+
+    def continues(self) -> None:
+        """The log was shown to continue what was kept: until then the tiles that were kept are proof, and stay."""
+        self._continues = True
+        for (level, n), data in self._waiting.items():
+            self.keep(level, n, data)
 
     def _get(self, path: str) -> bytes:
         with sending(self.url), self._client.stream("GET", f"{self.url}/log/{path}") as answer:

@@ -43,8 +43,8 @@ def watch(
 
     It proves from the public tiles, without a sign-in, that each checkpoint continues the last one. Alarms: the log
     forked or shrank, its checkpoint or its tiles do not verify, it stands still or does not answer, its key was
-    replaced. With --records, --kind or --outcome it also verifies every new record, and tells gaps in an agent's running
-    numbers and the records that were asked for.
+    replaced. With --records, --kind or --outcome it also verifies every new record, and tells gaps in an agent's
+    running numbers and the records that were asked for.
 
     Exit code 1 if there was an alarm, or one that was told before still holds; 0 if there was none.
 

@@ -71,6 +71,7 @@ def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None) -> Verified
         bundles.check_growth(old, head, tree.root_at, lambda: _where(log, old, tree))
     for handover in bundles.handovers(pinned, statements, head):
         bundles.check_growth(handover, head, tree.root_at, source=bundles.HANDOVER)
+    log.continues()
     return Verified(
         signed, head, tree, old.size if old is not None else None, succession.successors_of(pinned, statements)
     )

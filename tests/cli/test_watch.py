@@ -1,0 +1,256 @@
+"""A watch over a log that misbehaves: each way of it is told once, and a restart forgets nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.cli.alarms import Alarm, Seen, Sought, Watch
+from broker.cli.public_log import PublicLog
+from broker.errors import ConfigurationError
+from broker.formats.note import NoteVerifier
+from tests.cli.running import BrokerProcess, Person
+from tests.cli.stand_in_log import StandInLog, leaf_of, made, serving
+from tests.fakes import FakeClock
+
+_STALE_S = 60.0
+
+
+class Watched:
+    """A watch as the command makes it, on a clock that stands still; each look is that of a new process."""
+
+    def __init__(self, log: StandInLog, public: PublicLog, file: Path) -> None:
+        self.log = log
+        self.clock = FakeClock()
+        self.file = file
+        self.records = False
+        self.sought = Sought()
+        self._public = public
+        self._pinned = NoteVerifier.parse(log.vkey)
+
+    def look(self, after_s: float = 1.0) -> list[Alarm]:
+        """Looks after so much time, from what the file holds, and writes it again."""
+        self.clock.advance(after_s)
+        seen = Seen.read(self.file, self._pinned, self.clock.now())
+        watch = Watch(
+            self._public,
+            self._pinned,
+            seen,
+            self.clock,
+            stale_s=_STALE_S,
+            ready=self._public.is_ready,
+            pages=self.log.pages if self.records else None,
+            sought=self.sought,
+        )
+        found = watch.look()
+        seen.write(self.file)
+        return found
+
+    def words(self, after_s: float = 1.0) -> list[str]:
+        """What a look told, by word."""
+        return [alarm.what for alarm in self.look(after_s)]
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """A watch that has seen a log of 300 entries."""
+    with serving() as log, PublicLog(log.url) as public:
+        log.grow(300)
+        made = Watched(log, public, tmp_path / "state")
+        assert made.look() == []
+        yield made
+
+
+def test_a_log_that_grows_is_no_alarm(watched: Watched) -> None:
+    """However it grows, within its time."""
+    for size in (301, 511, 512, 513, 700):
+        watched.log.grow(size)
+        assert watched.words(_STALE_S - 1) == []
+
+
+def test_a_fork_is_told_with_both_checkpoints(watched: Watched) -> None:
+    """One size and two roots, or a longer log that begins otherwise: once, and never taken for the log from then on."""
+    kept = watched.log.note
+    right = watched.log.leaves[7]
+    watched.log.leaves[7] = leaf_of(made("x", 1))
+    watched.log.sign()
+    (alarm,) = watched.look()
+    assert alarm.what == "log_forked"
+    assert "two roots" in alarm.detail
+    assert alarm.more == {"kept": kept, "given": watched.log.note}
+    watched.log.grow(400)
+    assert watched.words() == []  # was told, and still holds
+    watched.log.leaves[7] = right
+    watched.log.sign()
+    assert watched.words() == []
+    watched.log.leaves[7] = leaf_of(made("x", 1))
+    watched.log.grow(500)
+    (alarm,) = watched.look()
+    assert "does not continue the 400" in alarm.detail
+
+
+def test_a_log_that_shrank_is_told(watched: Watched) -> None:
+    """With both sizes."""
+    del watched.log.leaves[200:]
+    watched.log.sign()
+    (alarm,) = watched.look()
+    assert (alarm.what, "from 300 to 200" in alarm.detail) == ("log_shrank", True)
+
+
+@pytest.mark.parametrize("how", ["signature", "tile", "other key"])
+def test_what_does_not_verify_is_told(watched: Watched, how: str) -> None:
+    """A checkpoint or a tile that was altered, and a key that nothing leads to."""
+    log = watched.log
+    if how == "other key":
+        log.replace_key()
+        log.statements.clear()
+    log.grow(310)
+    if how == "signature":
+        log.note = log.note.replace("\n310\n", "\n311\n")
+    if how == "tile":
+        log.altered["/log/tile/0/001.p/54"] = bytes(54 * 32)
+    assert watched.words() == ["proof_invalid"]
+
+
+def test_a_log_that_stands_still_is_told(watched: Watched) -> None:
+    """At its time and not before, once, and again if it stands still again; with what the broker says of itself."""
+    assert watched.words(_STALE_S - 1) == []
+    (alarm,) = watched.look(1)
+    assert alarm.what == "stale"
+    assert "300 entries are the same since 60 s. The broker says that it can record" in alarm.detail
+    assert watched.words(1000) == []
+    watched.log.grow(301)
+    assert watched.words() == []
+    assert watched.words(_STALE_S) == ["stale"]
+
+
+@pytest.mark.parametrize("how", ["silent", "no tiles", "nonsense"])
+def test_a_log_that_gives_nothing_to_verify_is_told(watched: Watched, how: str) -> None:
+    """Whether it does not answer, or answers with what proves nothing: at its time, once, and until it does again."""
+    log = watched.log
+    log.grow(310)
+    log.silent = how == "silent"
+    tile = "/log/tile/0/001.p/54"
+    if how != "silent":
+        log.altered[tile] = b"" if how == "no tiles" else b"x"
+    assert watched.words(_STALE_S - 1) == []
+    assert watched.words(1) == ["no_answer"]
+    assert watched.words(1000) == []
+    log.silent = False
+    log.altered.clear()
+    assert watched.words() == []
+    log.silent = True
+    assert watched.words(_STALE_S) == ["no_answer"]
+
+
+def test_a_clock_that_jumps_back_raises_nothing(watched: Watched) -> None:
+    """Nor does it hide a fork."""
+    watched.clock.jump(-86_400)
+    assert watched.words() == []
+    watched.log.leaves[0] = leaf_of(made("x", 1))
+    watched.log.grow(301)
+    assert watched.words() == ["log_forked"]
+
+
+def test_a_replaced_key_is_told_once(watched: Watched) -> None:
+    """It verifies, and somebody should ask whether it was the operators."""
+    new = watched.log.replace_key()
+    watched.log.grow(301)
+    (alarm,) = watched.look()
+    assert (alarm.what, alarm.more) == ("key_replaced", {"key": new})
+    watched.log.grow(302)
+    assert watched.words() == []
+
+
+def test_new_records_are_verified_and_chosen_ones_told(watched: Watched) -> None:
+    """From the first look on: by kind, by outcome, or both; each with what it holds."""
+    watched.records = True
+    watched.sought = Sought(frozenset({"TokenIssued"}), "permit")
+    assert watched.words() == []
+    for number, (kind, outcome) in enumerate((("TokenIssued", "deny"), ("CallAdmitted", "permit"))):
+        watched.log.add(made("agent-0", 31 + number, kind, outcome))
+    watched.log.add(made("agent-1", 31, "TokenIssued", "permit"))
+    watched.log.sign()
+    (alarm,) = watched.look()
+    assert alarm.what == "event"
+    assert (alarm.more["index"], alarm.more["kind"], alarm.more["outcome"]) == (302, "TokenIssued", "permit")
+    assert alarm.more["groups"]["what"] == {"model": "m"}
+    assert watched.words() == []
+
+
+def test_gaps_and_records_of_no_tree_are_told_and_gone_behind(watched: Watched) -> None:
+    """Each once with its index; none hides what comes after it, nor does a restart forget an agent's last number."""
+    watched.records = True
+    assert watched.words() == []
+    watched.log.add(made("agent-0", 31))
+    watched.log.sign()
+    assert watched.words() == []
+    watched.log.add(made("agent-0", 33))
+    watched.log.sign()
+    (alarm,) = watched.look()
+    assert (alarm.what, alarm.more) == ("number_gap", {"index": 301})
+    assert "the number 33" in alarm.detail
+    watched.log.add(made("agent-0", 34))
+    watched.log.add(made("agent-0", 36))
+    watched.log.sign()
+    watched.log.records[302]["groups"]["what"]["content"] = "{}"
+    (alarm,) = watched.look()
+    assert (alarm.what, alarm.more) == ("record_invalid", {"index": 302})
+    assert watched.words() == ["number_gap"]
+    assert watched.words() == []
+
+
+def test_records_that_are_withheld_are_told(watched: Watched) -> None:
+    """An entry under the checkpoint without its record."""
+    watched.records = True
+    assert watched.words() == []
+    watched.log.grow(302)
+    watched.log.records.pop()
+    (alarm,) = watched.look()
+    assert (alarm.what, alarm.more) == ("record_invalid", {"index": 301})
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"x": 1}', b"{}"])
+def test_a_state_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Beginning anew by itself would forget the checkpoint that proves a fork."""
+    (tmp_path / "state").write_bytes(content)
+    with serving() as log, pytest.raises(ConfigurationError, match="no state of a watch"):
+        Seen.read(tmp_path / "state", NoteVerifier.parse(log.vkey), 0.0)
+
+
+def _once(log: StandInLog, file: Path, *more: str) -> tuple[str, ...]:
+    return ("audit", "watch", "--url", log.url, "--key", log.vkey, "--state", str(file), "--once", *more)
+
+
+def test_the_command_tells_in_lines_and_by_its_exit_code(stranger: Person, tmp_path: Path) -> None:
+    """0 while all is well; 1 with a line of JSON for each alarm, and 1 without a line while it still holds."""
+    with serving() as log:
+        log.grow(300)
+        arguments = _once(log, tmp_path / "state", "--json")
+        assert stranger.ok(*arguments) == ""
+        del log.leaves[100:]
+        log.sign()
+        result = stranger(*arguments)
+        assert result.exit_code == 1
+        told: Any = json.loads(result.stdout)
+        assert (told["alarm"], told["given"]) == ("log_shrank", log.note)
+        assert isinstance(told["at_ms"], int)
+        again = stranger(*arguments)
+        assert (again.exit_code, again.stdout) == (1, "")
+
+
+def test_the_command_reads_records_of_a_broker(admin: Person, broker: BrokerProcess, tmp_path: Path) -> None:
+    """Signed in, against a real broker: a refused change that comes after the first look is told."""
+    state = ("--state", str(tmp_path / "s"), "--stale", "1000000")
+    arguments = ("audit", "watch", "--key", broker.log_key, *state, "--once", "--kind", "ChangeRefused")
+    assert admin.ok(*arguments) == ""
+    admin.refused("apply", "-f", "-", input="agents: {watched: {}}\n")
+    index = admin.json("audit", "search", "--kind", "ChangeRefused", "--limit", "1")["records"][0]["index"]
+    admin.ok("audit", "prove", str(index), "-o", str(tmp_path / "b"))  # waits until it is under a checkpoint
+    result = admin(*arguments)
+    assert result.exit_code == 1
+    assert f"event: Record {index}: ChangeRefused" in result.stdout
