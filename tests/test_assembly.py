@@ -135,7 +135,9 @@ async def test_another_history_of_the_same_length_is_refused(tmp_path: Path) -> 
     for _ in range(2):
         await _ran_once(tmp_path)
     (data / "checkpoint").write_text(kept)
-    assert "are not those of which a checkpoint was published" in await _refused(tmp_path, ConfigurationError)
+    why = await _refused(tmp_path, ProofInvalid)
+    assert "entries were altered or replaced" in why
+    assert "--accept-lost-records" not in why
 
 
 def _head_of(folder: Path, data: Path) -> str:

@@ -37,9 +37,7 @@ class Lost:
     def __str__(self) -> str:
         if self.published is None:
             return f"which checkpoint was published last cannot be told, for the file `{FILE}` is missing"
-        if self.held < self.published:
-            return f"the database holds {self.held} records, and checkpoints of {self.published} were published"
-        return f"the first {self.published} records are not those of which a checkpoint was published"
+        return f"the database holds {self.held} records, and checkpoints of {self.published} were published"
 
     def remedy(self) -> dict[str, object]:
         """What the record of the start says of it, for those who hold a checkpoint that the log contradicts."""

@@ -8,6 +8,7 @@ who can modify them can at most make proofs that do not verify.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine
@@ -20,6 +21,7 @@ from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, writing
 from broker.errors import ConfigurationError, NotFound, ProofInvalid, VerificationFailed
 from broker.formats import checkpoint, merkle, note
 from broker.formats.checkpoint import Checkpoint
+from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 
 _SPAN = 256
@@ -102,16 +104,21 @@ class AuditTree:
     def lost(self) -> Lost | None:
         """What was published and is not stored any more: an older database was put in place. Call it at start, first.
 
+        Records that were altered are never taken for lost ones: nobody goes on from those.
+
         Raises:
             ConfigurationError: the checkpoint that was kept is not of this log.
-            ProofInvalid: the database lacks entries of its own checkpoint.
+            ProofInvalid: the database lacks entries of its own checkpoint, or holds others than were published.
         """
         kept = self._published.read() if self._published is not None else None
         with reading(self._engine) as session:
             connection = session.connection()
-            held, (covered, _) = stored_size(connection), _head(connection)
+            held, (covered, head) = stored_size(connection), _head(connection)
             if held < covered:
                 raise _removed(held, covered)
+            hashes = _Hashes(connection)
+            if head is not None and hashes.hash_of(0, covered) != checkpoint.parse_unverified(head).root:
+                raise _altered(connection, covered)
             if kept is None:
                 return Lost(None, "", held)
             try:
@@ -121,12 +128,12 @@ class AuditTree:
                     f"the file `checkpoint` in the data folder is not of this log: {error.detail} Put back the one "
                     "that belongs to these keys"
                 ) from error
-            hashes = _Hashes(connection)
-            if newest.size <= held:
-                hashes.complete(covered, newest.size)
-                if hashes.hash_of(0, newest.size) == newest.root:
-                    return None
-            return Lost(newest.size, note.encode_base64(newest.root), held)
+            if newest.size > held:
+                return Lost(newest.size, note.encode_base64(newest.root), held)
+            hashes.complete(covered, newest.size)
+            if hashes.hash_of(0, newest.size) != newest.root:
+                raise _altered(connection, newest.size)
+            return None
 
     def integrate(self) -> str | None:
         """Brings the tree up to the durable entries; returns the newest checkpoint, or None for an empty log.
@@ -147,10 +154,7 @@ class AuditTree:
                     return head
                 hashes = _Hashes(connection)
                 if head is not None and hashes.hash_of(0, old) != checkpoint.parse_unverified(head).root:
-                    raise ProofInvalid(
-                        f"the first {old} entries are not those of the last checkpoint: entries were replaced; "
-                        "restore the database from a backup that has them"
-                    )
+                    raise _altered(connection, old)
                 subtrees = hashes.complete(old, size)
                 root = hashes.hash_of(0, size)
                 signers = self._keys.signing(connection)  # as the head that is followed: a change of keys changes both
@@ -253,6 +257,29 @@ def _removed(held: int, covered: int) -> ProofInvalid:
         f"the log holds {held} entries but its last checkpoint covers {covered}: entries were removed; "
         "restore the database from a backup that has them"
     )
+
+
+def _altered(connection: Connection, size: int) -> ProofInvalid:
+    """Records that were published are other ones now; says which, as far as what is stored beside them tells."""
+    where = next(_unfit(connection, size), "which of them cannot be told from what is stored")
+    return ProofInvalid(
+        f"the first {size} entries are not those of the last checkpoint: entries were altered or replaced ({where}). "
+        "Restore the data from a backup that has them; nothing is signed over these"
+    )
+
+
+def _unfit(connection: Connection, size: int) -> Iterator[str]:
+    """Entries that are not the ones hashed, then spans that are not those of a stored subtree, then holes."""
+    rows = execute(connection, "SELECT idx, entry, leaf FROM records WHERE idx < ? ORDER BY idx", (size,))
+    for index, (idx, entry, leaf) in enumerate(rows):
+        if idx != index:
+            yield f"record {index} is missing"
+        if leaf_hash(bytes(entry)) != bytes(leaf):
+            yield f"record {idx} is not the one that was hashed"
+    hashes = _Hashes(connection)
+    for n, stored in execute(connection, "SELECT n, hash FROM subtrees WHERE level = 1 ORDER BY n").all():
+        if (n + 1) * _SPAN <= size and merkle.root_of(hashes.nodes(0, n * _SPAN, _SPAN)) != bytes(stored):
+            yield f"one of the records {n * _SPAN} to {(n + 1) * _SPAN - 1}, or the hash over them"
 
 
 def _head(connection: Connection) -> tuple[int, str | None]:

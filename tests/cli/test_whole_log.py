@@ -100,7 +100,7 @@ def test_a_log_written_anew_is_caught_by_the_kept_checkpoint(log: StandInLog, st
         log.leaves[altered] = leaf_of(made("agent-x", 1))
         log.grow(700)
         said = stranger.refused(*_verify(log, tmp_path))
-        assert f"does not continue the 600 that you kept: entry {altered} is another one now" in said
+        assert f"does not continue the 600 of the checkpoint that you kept: entry {altered} is another one now" in said
         log.leaves[altered] = leaf_of(log.records[altered])
     assert (tmp_path / "log.checkpoint").read_text() == kept
 
@@ -122,7 +122,9 @@ def test_a_log_must_continue_the_tree_of_a_succession(log: StandInLog, stranger:
     (tmp_path / "log.checkpoint").unlink()
     log.leaves[5] = leaf_of(made("agent-x", 1))
     log.sign()
-    assert "does not continue the 600 entries at which its key" in stranger.refused(*_verify(log, tmp_path))
+    assert "does not continue the 600 of the statement by which a key of the log was followed" in stranger.refused(
+        *_verify(log, tmp_path)
+    )
 
 
 def test_the_records_of_a_broker_are_verified(admin: Person, broker: BrokerProcess, tmp_path: Path) -> None:
