@@ -169,13 +169,13 @@ def verify(folder: Path, unlock: Unlock | None = None) -> Backup:
     for name, path in found.items():
         if {"bytes": path.stat().st_size, "sha256": _digest(path)} != manifest["files"][name]:
             raise ProofInvalid(f"{path}: is not what was written: its bytes were changed or lost.")
-    vkey = _log_key(folder, unlock)
+    vkey, tag_key = _own_keys(folder, unlock)
     if vkey != manifest["log_key"]:
         raise ProofInvalid(f"{folder / KEYS}: holds the log's key {vkey}, and the manifest names another.")
     engine = open_copy(folder / DATABASE)
     try:
         check_integrity(engine)
-        return Backup(folder, manifest, recheck(engine, NoteVerifier.parse(vkey)))
+        return Backup(folder, manifest, recheck(engine, NoteVerifier.parse(vkey), tag_key))
     finally:
         engine.dispose()
 
@@ -253,7 +253,7 @@ def _copy_broker(data_dir: Path, partial: Path, unlock: Unlock | None, probe: Pr
     probe("database")
     _copy_keys(data_dir / KEYS, partial / KEYS, probe)
     probe("keys")
-    return _log_key(partial, unlock)
+    return _own_keys(partial, unlock)[0]
 
 
 def _copy_keys(source: Path, target: Path, probe: Probe) -> None:
@@ -276,8 +276,8 @@ def _copy_keys(source: Path, target: Path, probe: Probe) -> None:
     raise BackupRefused(f"{source}: changes all the time; make the backup when nobody replaces keys")
 
 
-def _log_key(folder: Path, unlock: Unlock | None) -> str:
-    """What verifiers of the log pin, once every key that the database speaks of is found and opened."""
+def _own_keys(folder: Path, unlock: Unlock | None) -> tuple[str, bytes]:
+    """What verifiers of the log pin, and what keys its pseudonyms, once every key of the database is opened."""
     ring = KeyRing(folder / KEYS, system_entropy, log_origin="", make=False, unlock=unlock)
     engine = open_copy(folder / DATABASE)
     try:
@@ -287,7 +287,7 @@ def _log_key(folder: Path, unlock: Unlock | None) -> str:
                 if lives := signing_keys.stored(session):
                     signing_keys.show(lives, ring)
                 log_keys.load(connection)
-            return log_keys.vkey
+            return log_keys.vkey, ring.tag_key
     finally:
         engine.dispose()
 

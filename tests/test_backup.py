@@ -298,13 +298,16 @@ ALTERED: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda f: (f / "manifest.json").unlink(), "is no backup"),
     "another version": (lambda f: (f / "manifest.json").write_text('{"version":2}'), "another version than 1"),
     "half a manifest": (lambda f: (f / "manifest.json").write_text('{"version":1}'), "`made_at_ms` is missing"),
-    "a record removed": (_sql("DELETE FROM records WHERE idx = 1"), "Record 2 does not follow the one before"),
-    "a record given to another": (_sql("UPDATE records SET agent_tag = 'x' WHERE idx = 1"), "Record 1 does not follow"),
+    "a record removed": (_sql("DELETE FROM records WHERE idx = 1"), "Record 2: it does not follow the one before"),
+    "a record given to another": (
+        _sql("UPDATE records SET agent_tag = 'x' WHERE idx = 1"),
+        "Record 1: it does not follow",
+    ),
     "the last record removed": (
         _sql("DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)"),
         "do not hash to the checkpoint",
     ),
-    "a leaf replaced": (_sql("UPDATE records SET leaf = zeroblob(32) WHERE idx = 1"), "Record 1 is not the one"),
+    "a leaf replaced": (_sql("UPDATE records SET leaf = zeroblob(32) WHERE idx = 1"), "Record 1: it is not the one"),
     "a group replaced": (
         _sql("UPDATE records SET groups = replace(groups, 'exchange', 'exchangf')"),
         "is not what the entry commits to",

@@ -232,8 +232,8 @@ class AuditLog:
         return len(self._owed)
 
     def tag(self, agent: str) -> str:
-        """The keyed pseudonym of a principal: HMAC-SHA256, 32 hex digits."""
-        return hmac.digest(self._tag_key, agent.encode(), hashlib.sha256)[:16].hex()
+        """The keyed pseudonym of a principal."""
+        return agent_tag(self._tag_key, agent)
 
     def close(self) -> None:
         """Writes what waits and ends the writer."""
@@ -341,6 +341,11 @@ class AuditLog:
             task = asyncio.get_running_loop().create_task(self.close_later(Step(ends)))
             self._tasks.add(task)  # the loop holds tasks weakly
             task.add_done_callback(self._tasks.discard)
+
+
+def agent_tag(key: bytes, agent: str) -> str:
+    """The pseudonym of a principal under a key: HMAC-SHA256, 32 hex digits."""
+    return hmac.digest(key, agent.encode(), hashlib.sha256)[:16].hex()
 
 
 def stored_size(connection: Connection) -> int:

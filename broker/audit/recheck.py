@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
 from sqlalchemy import Engine
 
+from broker.audit.log import agent_tag
 from broker.audit.tree import stored_head
 from broker.db.engine import execute, reading
-from broker.errors import ProofInvalid
+from broker.errors import Malformed, ProofInvalid
 from broker.formats import checkpoint, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import Frontier, leaf_hash
 from broker.formats.note import NoteVerifier
+
+_SOUGHT = (("request", "at_ms"), ("request", "id"), ("decision", "outcome"), ("what", "model"))
+"""Where a record says what stands in the columns at, request_id, outcome and model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,13 @@ class Rechecked:
     records: int
 
 
-def recheck(engine: Engine, log_key: NoteVerifier) -> Rechecked:
+def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
     """Reads every record once, in the memory of one.
 
     1. The checkpoint is signed by the log's key.
     2. Indices are dense, each agent's numbers too, each leaf is its entry's, each group opens its commitment.
-    3. The leaves under the checkpoint hash to its root (RFC 6962 §2.1).
+    3. What a search goes by is what the record says, as far as its groups are there.
+    4. The leaves under the checkpoint hash to its root (RFC 6962 §2.1).
 
     Raises:
         ProofInvalid, Malformed: the text names the record, or says that the checkpoint does not fit.
@@ -49,23 +55,57 @@ def recheck(engine: Engine, log_key: NoteVerifier) -> Rechecked:
             raise ProofInvalid("The database holds no checkpoint: its log had not begun.")
         head = checkpoint.open_signed(note, log_key)
         rows = execute(
-            connection, "SELECT idx, agent_tag, seq, entry, leaf, commitments, groups FROM records ORDER BY idx"
+            connection,
+            "SELECT idx, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, outcome, model "
+            "FROM records ORDER BY idx",
         )
-        for idx, tag, seq, entry, leaf, commitments, groups in rows:
-            fields = record.parse_entry(bytes(entry))
-            if idx != frontier.size or (fields.agent_tag, fields.seq) != (tag, seq) or seq != last.get(tag, 0) + 1:
-                raise ProofInvalid(f"Record {idx} does not follow the one before: records were removed or moved.")
-            if bytes(leaf) != leaf_hash(bytes(entry)):
-                raise ProofInvalid(f"Record {idx} is not the one that was hashed into the tree.")
-            shown = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
+        for idx, *columns in rows:
             try:
-                record.verify_groups(fields.root, bytes(commitments), shown)
-            except ProofInvalid as error:
+                leaf, tag, seq = _checked(idx == frontier.size, last, tag_key, *columns)
+            except (ProofInvalid, Malformed) as error:
                 raise ProofInvalid(f"Record {idx}: {error.detail}") from error
+            except (ValueError, TypeError, AttributeError) as error:
+                raise ProofInvalid(f"Record {idx}: its groups cannot be read: they were altered.") from error
             last[tag] = seq
-            frontier.append(bytes(leaf))
+            frontier.append(leaf)
             if frontier.size == head.size:
                 root = frontier.root()
     if root != head.root:
         raise ProofInvalid(f"The records do not hash to the checkpoint of {head.size}: they were replaced or removed.")
     return Rechecked(note, head, frontier.size)
+
+
+def _checked(
+    dense: bool,
+    last: Mapping[str, int],
+    tag_key: bytes,
+    tag: str,
+    seq: int,
+    entry: bytes,
+    leaf: bytes,
+    commitments: bytes,
+    groups: bytes,
+    agent: str,
+    *sought: object,
+) -> tuple[bytes, str, int]:
+    """Checks one record's columns; gives its leaf, its agent's pseudonym and number."""
+    if bytes(leaf) != leaf_hash(bytes(entry)):
+        raise ProofInvalid("it is not the one that was hashed into the tree: it was altered.")
+    fields = record.parse_entry(bytes(entry))
+    if not dense or (fields.agent_tag, fields.seq) != (tag, seq) or seq != last.get(tag, 0) + 1:
+        raise ProofInvalid("it does not follow the one before: records were removed or moved.")
+    shown = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
+    record.verify_groups(fields.root, bytes(commitments), shown)
+    if agent_tag(tag_key, agent) != tag or _differs(fields.kind, shown, sought):
+        raise ProofInvalid("it is searched by what it does not say: a column was altered.")
+    return bytes(leaf), tag, seq
+
+
+def _differs(kind: str, shown: Mapping[str, tuple[bytes, bytes]], sought: Sequence[object]) -> bool:
+    """Whether the columns that a search goes by say something else than the record's groups that are there."""
+    said = {name: orjson.loads(content) if content else {} for name, (_, content) in shown.items()}
+    stored = (round(float(str(sought[1])) * 1000), *sought[2:])
+    return sought[0] != kind or any(
+        group in said and said[group].get(member, "") != value
+        for (group, member), value in zip(_SOUGHT, stored, strict=True)
+    )

@@ -1,0 +1,296 @@
+"""Whatever is done to the stored log is caught by the check that should, which says what and where.
+
+Four checks look at it: the start, the integration, the re-verification of everything stored (with each backup), and an
+outsider with the public bytes, the records that the broker gives, and the checkpoint that was kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from broker.audit.log import RecordRow, Step
+from broker.audit.log_keys import LogKeys
+from broker.audit.published import Lost, PublishedCheckpoint
+from broker.audit.ranges import read_range
+from broker.audit.recheck import recheck
+from broker.audit.tree import AuditTree
+from broker.cli import whole_log
+from broker.db.engine import execute, reading, writing
+from broker.errors import BrokerError
+from broker.formats.merkle import leaf_hash
+from tests.audit.logs import TAG_KEY, event, open_log, signed_by
+from tests.audit.test_tree import SIGNER, VERIFIER
+
+_SIZE = 600
+_INNER = 37
+"""A record under a whole tile, over which a hash is stored."""
+_OUTER = 599
+"""The last record, under no stored hash."""
+
+
+@dataclass
+class Stored:
+    """A log of 600 records of three agents in a database, with the checkpoint that an auditor kept."""
+
+    engine: Engine
+    folder: Path
+    keys: LogKeys
+    kept: str = ""
+
+    @property
+    def tree(self) -> AuditTree:
+        """Its tree, as a process begins with it."""
+        return AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
+
+    async def append(self, number: int) -> None:
+        """Appends records."""
+        log = open_log(self.engine, self.folder)
+        await log.record(Step(tuple(event(f"agent-{n % 3}", what={"n": n}) for n in range(number))))
+        log.close()
+
+    def change(self, statement: str, *parameters: Any) -> None:
+        """What somebody who can write the database does."""
+        with writing(self.engine) as connection:
+            execute(connection, statement, parameters)
+
+    def start(self) -> str:
+        """What a start says: nothing, or why it is refused."""
+        return _said(self.tree.lost)
+
+    async def integration(self) -> str:
+        """What an integration says once there is something new."""
+        await self.append(1)
+        return _said(self.tree.integrate)
+
+    def recheck(self) -> str:
+        """What the re-verification of everything stored says."""
+        return _said(lambda: recheck(self.engine, VERIFIER, TAG_KEY))
+
+    def outsider(self, *, records: bool = False) -> str:
+        """What an auditor says who has the kept checkpoint, verifies every tile, and perhaps every record."""
+
+        def check() -> None:
+            log: Any = _Public(self.tree, self.engine)
+            found = whole_log.verified(log, VERIFIER, self.kept)
+            whole_log.check_tiles(found.tree, lambda _: None)
+            if records:
+                whole_log.check_records(found.tree, 0, found.head.size, log.pages(found.head.size), lambda _: None)
+
+        return _said(check)
+
+
+class _Public:
+    """The public bytes of a stored log, without a server between: what `PublicLog` fetches."""
+
+    def __init__(self, tree: AuditTree, engine: Engine) -> None:
+        self._tree = tree
+        self._engine = engine
+
+    def checkpoint(self) -> str:
+        return self._tree.head()
+
+    def successions(self) -> tuple[str, ...]:
+        return self._tree.successions()
+
+    def fetch(self, level: int, n: int, width: int) -> bytes:
+        return self._tree.tile(level, n, width)
+
+    def kept(self, _level: int, _n: int, _width: int = 256) -> None:
+        """Nothing was kept."""
+
+    def keep(self, level: int, n: int, data: bytes) -> None:
+        """Keeps nothing."""
+
+    def continues(self) -> None:
+        """Keeps nothing."""
+
+    def pages(self, size: int) -> Iterator[list[dict[str, Any]]]:
+        start = 0
+        while start < size:
+            with reading(self._engine) as session:
+                page = read_range(session, start, size)
+            if not page:
+                return
+            yield page
+            start += len(page)
+
+
+def _said(check: Callable[[], object]) -> str:
+    try:
+        found = check()
+    except BrokerError as error:
+        return error.detail
+    return str(found) if isinstance(found, Lost) else ""
+
+
+@pytest.fixture
+async def stored(engine: Engine, tmp_path: Path) -> Stored:
+    """A log that all checks find good."""
+    made = Stored(engine, tmp_path, signed_by(SIGNER))
+    await made.append(_SIZE)
+    made.kept = made.tree.integrate() or ""
+    return made
+
+
+async def test_an_untouched_log_is_found_good(stored: Stored) -> None:
+    """By each of the checks, so that their complaints below say something."""
+    assert stored.start() == stored.recheck() == stored.outsider(records=True) == await stored.integration() == ""
+
+
+def _flip(stored: Stored, table: str, column: str, where: str) -> None:
+    """Alters one byte in the middle of a value: of bytes one bit, of text a character, a number grows."""
+    with reading(stored.engine) as session:
+        value = execute(session.connection(), f"SELECT {column} FROM {table} WHERE {where}").scalar_one()
+    if isinstance(value, str):
+        altered: Any = value[:-1] + ("1" if value[-1:] != "1" else "2")
+    elif isinstance(value, int | float):
+        altered = value + 1000
+    else:
+        data = bytearray(value)
+        data[len(data) // 2] ^= 1
+        altered = bytes(data)
+    stored.change(f"UPDATE {table} SET {column} = ? WHERE {where}", altered)
+
+
+_SEARCHED = ("at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id")
+_PROVED = ("entry", "leaf", "commitments", "groups")
+
+
+def test_every_column_is_flipped_somewhere() -> None:
+    """A column that comes later has to be caught, too; the index is dropped and moved below."""
+    assert {*_SEARCHED, *_PROVED, "idx"} == set(RecordRow.model_fields)
+
+
+@pytest.mark.parametrize("index", [0, _INNER, 256, _OUTER])
+@pytest.mark.parametrize("column", [*_SEARCHED, *_PROVED])
+async def test_a_byte_of_any_column_is_found_where_it_is(stored: Stored, column: str, index: int) -> None:
+    """The re-verification names the record, whichever column it is; so does the auditor, of what auditors are given."""
+    _flip(stored, "records", column, f"idx = {index}")
+    assert stored.recheck().startswith(f"Record {index}: ")
+    said = stored.outsider(records=True)
+    if column == "leaf":
+        assert f"entries {index // 256 * 256} to" in said or "from 512 on" in said
+    elif column in _PROVED:
+        assert said.startswith(f"Record {index}: ")
+    else:
+        assert said == ""  # is not shown to anybody as proved
+
+
+@pytest.mark.parametrize("place", range(0, 40, 3))
+async def test_any_byte_of_the_groups_is_found(stored: Stored, place: int) -> None:
+    """Names, salts and contents, wherever they are cut: no error but one that names the record."""
+    with reading(stored.engine) as session:
+        value = bytearray(
+            execute(session.connection(), f"SELECT groups FROM records WHERE idx = {_INNER}").scalar_one()
+        )
+    value[len(value) * place // 40] ^= 1
+    stored.change(f"UPDATE records SET groups = ? WHERE idx = {_INNER}", bytes(value))
+    assert stored.recheck().startswith(f"Record {_INNER}: ")
+    assert stored.outsider(records=True).startswith(f"Record {_INNER}: ")
+
+
+async def test_an_altered_last_leaf_is_no_older_database(stored: Stored) -> None:
+    """The start says which record was altered, and offers no way on; neither does it sign anything over it."""
+    _flip(stored, "records", "leaf", f"idx = {_OUTER}")
+    for said in (stored.start(), await stored.integration()):
+        assert f"the first {_SIZE} entries are not those of the last checkpoint" in said
+        assert f"record {_OUTER} is not the one that was hashed" in said
+        assert "nothing is signed over these" in said
+
+
+async def test_an_altered_record_with_its_leaf_is_found(stored: Stored) -> None:
+    """Entry and leaf fit each other again: only what is above them tells, and says between which records."""
+    entry = b'{"agent_tag":"' + b"0" * 32 + b'","kind":"CallRefused","root":"' + b"0" * 64 + b'","seq":1,"v":1}'
+    for index in (_INNER, _OUTER):
+        stored.change(
+            f"UPDATE records SET entry = ?, leaf = ? WHERE idx = {index}", entry, leaf_hash(entry)
+        )  # fmt: skip
+    assert f"Record {_INNER}: " in stored.recheck()
+    said = stored.outsider()
+    assert "An entry from 512 on" in said
+    assert "one of the records 0 to 255" in stored.start()
+
+
+@pytest.mark.parametrize("table", ["subtrees", "log_head"])
+async def test_a_hash_above_the_records_is_found(stored: Stored, table: str) -> None:
+    """A stored subtree, or the head itself: nothing is signed over it, and the auditor has it named."""
+    if table == "subtrees":
+        _flip(stored, table, "hash", "n = 1")
+        assert "one of the records 256 to 511, or the hash over them" in stored.start()
+        assert "from 512 on was altered, removed or moved, or a hash above" in stored.outsider()
+        assert "entries are not those of the last checkpoint" in await stored.integration()
+    else:
+        stored.change("UPDATE log_head SET note = replace(note, ?, ?)", f"\n{_SIZE}\n", f"\n{_SIZE - 1}\n")
+        assert "the note was altered" in stored.outsider()
+        assert "the note was altered" in stored.recheck()
+
+
+@pytest.mark.parametrize("index", [_INNER, 512])
+async def test_a_dropped_record_is_found(stored: Stored, index: int) -> None:
+    """With its index, or the next one, which does not follow."""
+    stored.change(f"DELETE FROM records WHERE idx = {index}")
+    assert stored.recheck().startswith(f"Record {index + 1}: it does not follow")
+    assert f"lacks hashes from {index // 256 * 256}" in stored.outsider()
+
+
+async def test_a_dropped_record_whose_gap_was_closed_is_found(stored: Stored) -> None:
+    """All later ones moved up: the order itself is under the checkpoint."""
+    stored.change(f"DELETE FROM records WHERE idx = {_INNER}")
+    stored.change(f"UPDATE records SET idx = -idx WHERE idx > {_INNER}")
+    stored.change("UPDATE records SET idx = -idx - 1 WHERE idx < 0")
+    assert f"holds {_SIZE - 1} entries but its last checkpoint covers {_SIZE}" in stored.start()
+    assert stored.recheck() != ""
+    assert stored.outsider() != ""
+
+
+async def test_an_inserted_record_is_found(stored: Stored) -> None:
+    """A copy of another one in the middle, all later ones moved down."""
+    stored.change(f"UPDATE records SET idx = -idx - 1 WHERE idx >= {_INNER}")
+    stored.change("UPDATE records SET idx = -idx WHERE idx < 0")
+    columns = ", ".join(name for name in RecordRow.model_fields if name not in ("idx", "seq"))
+    stored.change(
+        f"INSERT INTO records (idx, seq, {columns}) SELECT {_INNER}, 9999, {columns} FROM records WHERE idx = 3"
+    )
+    assert stored.recheck().startswith(f"Record {_INNER}: ")
+    assert "entries 0 to 255" in stored.outsider() or "from 512 on" in stored.outsider()
+    assert f"the first {_SIZE} entries are not those" in stored.start()
+
+
+async def test_two_records_in_each_others_place_are_found(stored: Stored) -> None:
+    """Of one agent or of two: an index belongs to what was hashed there."""
+    stored.change("UPDATE records SET idx = CASE idx WHEN 37 THEN -1 ELSE -2 END WHERE idx IN (37, 41)")
+    stored.change("UPDATE records SET idx = CASE idx WHEN -1 THEN 41 ELSE 37 END WHERE idx < 0")
+    assert stored.recheck().startswith("Record 37: ")
+    assert "entries 0 to 255" in stored.outsider()
+
+
+@pytest.mark.parametrize("left", [0, 300, _SIZE - 1])
+async def test_a_truncated_log_is_found(stored: Stored, left: int) -> None:
+    """With its old head the start names both sizes; with an older head, the file beside the database does."""
+    stored.change(f"DELETE FROM records WHERE idx >= {left}")
+    assert f"holds {left} entries but its last checkpoint covers {_SIZE}" in stored.start()
+    assert stored.recheck() != ""
+    assert stored.outsider() != ""
+    stored.change("DELETE FROM log_head")
+    stored.change("DELETE FROM subtrees")
+    assert f"holds {left} records, and checkpoints of {_SIZE} were published" in stored.start()
+
+
+async def test_a_log_written_anew_and_signed_is_caught_by_the_kept_checkpoint(stored: Stored) -> None:
+    """Whoever holds the log's key can make all of it fit itself again; not the checkpoint that somebody kept."""
+    for table in ("records", "subtrees", "log_head"):
+        stored.change(f"DELETE FROM {table}")
+    (stored.folder / "checkpoint").unlink()
+    await stored.append(_SIZE + 5)
+    stored.tree.integrate()
+    assert stored.start() == stored.recheck() == ""
+    said = stored.outsider(records=True)
+    assert f"log of {_SIZE + 5} entries does not continue the {_SIZE} of the checkpoint that you kept" in said
+    stored.kept = stored.tree.head()
+    assert stored.outsider(records=True) == ""
