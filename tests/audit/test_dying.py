@@ -1,0 +1,74 @@
+"""`kill -9` at every line between the sight of what is stored and what is published, in a real process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import Engine
+
+from broker.audit.tree import AuditTree
+from broker.formats import checkpoint, merkle
+from broker.formats.checkpoint import Checkpoint
+from broker.formats.note import NoteSigner, NoteVerifier
+from tests import databases
+from tests.audit.dying_integration import ORIGIN, RECORDS, DyingIntegrations
+from tests.audit.logs import check_rows, rows, signed_by
+
+_SIGKILL = 9
+_FEWEST_LINES = 30
+"""An integration runs at least so many lines: else the test looks at the wrong functions."""
+
+
+@pytest.fixture(scope="module")
+def dying() -> Iterator[DyingIntegrations]:
+    """Runs the processes."""
+    made = DyingIntegrations()
+    yield made
+    made.close()
+
+
+def test_killed_at_every_line(engine: Engine, tmp_path: Path, dying: DyingIntegrations) -> None:
+    """One after the other on one log: nothing durable is lost, the next process goes on by itself, and every
+    checkpoint that anybody may have seen is continued by the last one."""
+    engine.dispose()
+    url = databases.url_for(tmp_path)
+    key = Ed25519PrivateKey.generate()
+    secret = key.private_bytes_raw()
+    seen: list[str] = []
+    durable = line = 0
+    while True:
+        line += 1
+        said = dying.run(tmp_path, url, secret, line)
+        assert said["lost"] is None, said
+        assert said["durable"] == durable + RECORDS, said
+        durable = said["durable"]
+        if said["head"] is not None:  # published before this process: what is kept beside the database was no older
+            assert checkpoint.parse_unverified(seen[-1]).size >= checkpoint.parse_unverified(said["head"]).size
+        if (tmp_path / "checkpoint").exists():
+            seen.append((tmp_path / "checkpoint").read_text())
+        if said["signal"] == 0:
+            break
+        assert said["signal"] == _SIGKILL, said
+    assert (said["code"], said["size"], said["lines"]) == (0, durable, line - 1)
+    assert line > _FEWEST_LINES
+    _check(tmp_path, NoteSigner(ORIGIN, key), seen)
+
+
+def _check(folder: Path, signer: NoteSigner, seen: list[str]) -> None:
+    engine = databases.open_database(folder)
+    try:
+        check_rows(engine)
+        leaves = [row["leaf"] for row in rows(engine)]
+        head = AuditTree(engine, signed_by(signer)).head()
+    finally:
+        engine.dispose()
+    trees: list[Checkpoint] = [
+        checkpoint.open_signed(note, NoteVerifier.parse(signer.vkey)) for note in (*seen, head)
+    ]  # fmt: skip
+    assert [tree.size for tree in trees] == sorted(tree.size for tree in trees)
+    assert trees[-1].size == len(leaves)
+    for tree in trees:
+        assert merkle.root_of(leaves[: tree.size]) == tree.root
