@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from sqlalchemy import Engine
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
 from broker.audit.log_keys import LogKeys
+from broker.audit.ranges import read_range
+from broker.audit.tree import AuditTree
 from broker.db.engine import reading
 from broker.db.reserve import DiskReserve
 from broker.db.writer import no_probe
@@ -74,6 +76,46 @@ def check_rows(engine: Engine) -> None:
 def remedies(engine: Engine, kind: Kind) -> list[dict[str, Any]]:
     """The `remedy` groups of all records of a kind."""
     return [orjson.loads(orjson.loads(row["groups"])["remedy"][1]) for row in rows(engine) if row["kind"] == kind]
+
+
+class PublicBytes:
+    """What `broker.cli.public_log.PublicLog` fetches, and the records of the API, without a server between."""
+
+    def __init__(self, tree: AuditTree, engine: Engine) -> None:
+        self._tree = tree
+        self._engine = engine
+
+    def checkpoint(self) -> str:
+        """The newest one."""
+        return self._tree.head()
+
+    def successions(self) -> tuple[str, ...]:
+        """Of the log's keys."""
+        return self._tree.successions()
+
+    def fetch(self, level: int, n: int, width: int) -> bytes:
+        """A tile."""
+        return self._tree.tile(level, n, width)
+
+    def kept(self, _level: int, _n: int, _width: int = 256) -> None:
+        """Nothing was kept."""
+
+    def keep(self, level: int, n: int, data: bytes) -> None:
+        """Keeps nothing."""
+
+    def continues(self) -> None:
+        """Keeps nothing."""
+
+    def pages(self, size: int) -> Iterator[list[dict[str, Any]]]:
+        """The records before `size`, page after page."""
+        start = 0
+        while start < size:
+            with reading(self._engine) as session:
+                page = read_range(session, start, size)
+            if not page:
+                return
+            yield page
+            start += len(page)
 
 
 def signed_by(signer: NoteSigner) -> LogKeys:

@@ -6,7 +6,7 @@ outsider with the public bytes, the records that the broker gives, and the check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,13 @@ from sqlalchemy import Engine
 from broker.audit.log import RecordRow, Step
 from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
-from broker.audit.ranges import read_range
 from broker.audit.recheck import recheck
 from broker.audit.tree import AuditTree
 from broker.cli import whole_log
 from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError
 from broker.formats.merkle import leaf_hash
-from tests.audit.logs import TAG_KEY, event, open_log, signed_by
+from tests.audit.logs import TAG_KEY, PublicBytes, event, open_log, signed_by
 from tests.audit.test_tree import SIGNER, VERIFIER
 
 _SIZE = 600
@@ -76,49 +75,13 @@ class Stored:
         """What an auditor says who has the kept checkpoint, verifies every tile, and perhaps every record."""
 
         def check() -> None:
-            log: Any = _Public(self.tree, self.engine)
+            log: Any = PublicBytes(self.tree, self.engine)
             found = whole_log.verified(log, VERIFIER, self.kept)
             whole_log.check_tiles(found.tree, lambda _: None)
             if records:
                 whole_log.check_records(found.tree, 0, found.head.size, log.pages(found.head.size), lambda _: None)
 
         return _said(check)
-
-
-class _Public:
-    """The public bytes of a stored log, without a server between: what `PublicLog` fetches."""
-
-    def __init__(self, tree: AuditTree, engine: Engine) -> None:
-        self._tree = tree
-        self._engine = engine
-
-    def checkpoint(self) -> str:
-        return self._tree.head()
-
-    def successions(self) -> tuple[str, ...]:
-        return self._tree.successions()
-
-    def fetch(self, level: int, n: int, width: int) -> bytes:
-        return self._tree.tile(level, n, width)
-
-    def kept(self, _level: int, _n: int, _width: int = 256) -> None:
-        """Nothing was kept."""
-
-    def keep(self, level: int, n: int, data: bytes) -> None:
-        """Keeps nothing."""
-
-    def continues(self) -> None:
-        """Keeps nothing."""
-
-    def pages(self, size: int) -> Iterator[list[dict[str, Any]]]:
-        start = 0
-        while start < size:
-            with reading(self._engine) as session:
-                page = read_range(session, start, size)
-            if not page:
-                return
-            yield page
-            start += len(page)
 
 
 def _said(check: Callable[[], object]) -> str:
