@@ -96,7 +96,8 @@ def _checked(
         raise ProofInvalid("it does not follow the one before: records were removed or moved.")
     shown = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
     record.verify_groups(fields.root, bytes(commitments), shown)
-    if agent_tag(tag_key, agent) != tag or _differs(fields.kind, shown, sought):
+    renamed = "who" in shown and agent_tag(tag_key, agent) != tag
+    if renamed or _differs(fields.kind, shown, sought):
         raise ProofInvalid("it is searched by what it does not say: a column was altered.")
     return bytes(leaf), tag, seq
 

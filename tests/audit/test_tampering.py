@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import Engine
 
@@ -178,6 +179,19 @@ async def test_an_altered_record_with_its_leaf_is_found(stored: Stored) -> None:
     said = stored.outsider()
     assert "An entry from 512 on" in said
     assert "one of the records 0 to 255" in stored.start()
+
+
+async def test_an_erased_group_is_no_tampering(stored: Stored) -> None:
+    """What a record forgot, with its copies in columns, is absent; the rest of the record still proves itself."""
+    with reading(stored.engine) as session:
+        statement = f"SELECT groups FROM records WHERE idx = {_INNER}"
+        groups = orjson.loads(bytes(execute(session.connection(), statement).scalar_one()))
+    del groups["who"], groups["what"]
+    changed = "UPDATE records SET groups = ?, agent = '', model = '' WHERE idx = ?"
+    stored.change(changed, orjson.dumps(groups), _INNER)
+    assert stored.recheck() == stored.outsider(records=True) == ""
+    stored.change("UPDATE records SET outcome = 'permit' WHERE idx = ?", _INNER)
+    assert stored.recheck().startswith(f"Record {_INNER}: ")
 
 
 @pytest.mark.parametrize("table", ["subtrees", "log_head"])
