@@ -23,6 +23,8 @@ from broker.audit.tree import AuditTree
 from broker.cli import whole_log
 from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError
+from broker.formats import checkpoint
+from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
 from tests.audit.logs import TAG_KEY, PublicBytes, event, open_log, signed_by
 from tests.audit.test_tree import SIGNER, VERIFIER
@@ -166,6 +168,16 @@ async def test_an_altered_last_leaf_is_no_older_database(stored: Stored) -> None
         assert f"the first {_SIZE} entries are not those of the last checkpoint" in said
         assert f"record {_OUTER} is not the one that was hashed" in said
         assert "nothing is signed over these" in said
+
+
+async def test_an_altered_record_is_no_lost_one(stored: Stored) -> None:
+    """Nor is it when the file beside the database is gone, or newer than all that is stored."""
+    _flip(stored, "records", "leaf", f"idx = {_OUTER}")
+    file = stored.folder / "checkpoint"
+    file.write_text(checkpoint.sign(Checkpoint(SIGNER.name, 10 * _SIZE, bytes(32)), SIGNER))
+    assert f"record {_OUTER} is not the one that was hashed" in stored.start()
+    file.unlink()
+    assert f"record {_OUTER} is not the one that was hashed" in stored.start()
 
 
 async def test_an_altered_record_with_its_leaf_is_found(stored: Stored) -> None:

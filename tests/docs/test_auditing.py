@@ -32,6 +32,8 @@ def test_an_auditor_verifies_by_the_document(tmp_path: Path) -> None:
         machine.person("rita")
         assert machine.here(text.text) in machine.run(login.text)
         machine.follow(AUDITING.section("Keep a checkpoint"))
+        machine.follow(AUDITING.section("Verify the whole log"))
+        machine.follow(AUDITING.section("Watch it"))
         machine.follow(AUDITING.section("Take a record away, and prove it"))
         (program,) = AUDITING.section("Verify it with a program of your own").blocks("python")
         (machine.home / "check.py").write_text(program.text)
