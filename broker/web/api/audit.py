@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from broker.audit import export, trail
+from broker.audit import export, package, trail
 from broker.audit.events import Kind
+from broker.policy import active
 from broker.web.api.access import Auditor, TheBroker
 
 router = APIRouter(tags=["audit"], prefix="/audit")
@@ -73,6 +74,22 @@ async def export_records(
     query = trail.Query(agent, kind or "", outcome, model, request_id, since_ms, until_ms)
     start = await broker.read(lambda _session: export.begin(broker.tree, after))
     return StreamingResponse(export.stream(broker.read, query, start), media_type="application/x-ndjson")
+
+
+@router.get("/package")
+async def evidence_package(
+    broker: TheBroker,
+    _me: Auditor,
+    agent: str = "",
+    since_ms: Milliseconds = None,
+    until_ms: Milliseconds = None,
+) -> StreamingResponse:
+    """An evidence package, a ZIP file written while it is read: see `broker.audit.package`."""
+    scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
+    tag = broker.audit.tag(agent) if agent else ""
+    found = await broker.read(lambda session: package.begin(session, broker.tree, scope, tag, now=now))
+    pieces = package.written(found, broker.engine, broker.tree, active.texts)
+    return StreamingResponse(pieces, media_type="application/zip")
 
 
 @router.get("/consistency")
