@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from broker.audit.inputs import Input
+
 Group = Mapping[str, object]
 
 
@@ -82,10 +84,12 @@ class Event:
         who: agent, instance, thumbprint of its key.
         for_whom: owner, subject, chain of delegation.
         what: action, resource, model.
-        decision: outcome (`permit`, `deny`), policies, hash of the set, limiting factor, inputs.
+        decision: outcome (`permit`, `deny`), policies, hash of the set, limiting factor, and what was asked
+            (`broker.policy.decided`).
         request: what else identifies the request (the id and the time are added).
         posture: attester, evidence digest, confirmation.
         remedy: what was revoked, changed or mended, and why.
+        inputs: what the decision names by digest; durable no later than the record.
     """
 
     kind: Kind
@@ -99,6 +103,7 @@ class Event:
     request: Group | None = None
     posture: Group | None = None
     remedy: Group | None = None
+    inputs: tuple[Input, ...] = ()
 
     @property
     def at_ms(self) -> int:

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, Engine
 from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
 from broker.audit.events import ABANDONED, Event, why_abandoned
+from broker.audit.inputs import Input, StoredInputs
 from broker.db.claims import Claim, take
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading
 from broker.db.reserve import DiskReserve
@@ -154,6 +155,7 @@ class AuditLog:
             self._size = stored_size(session.connection())
         self._next: int | None = self._size
         self._last: OrderedDict[str, int] = OrderedDict()
+        self._inputs = StoredInputs()
         self._proof: tuple[int, bytes] | None = None
         self._winding_down = reserve is not None and not reserve.hold()
         self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
@@ -258,6 +260,7 @@ class AuditLog:
         lost = iter(take(connection, [work.step.claims for work in works if work.step.change is None]))
         outcomes: list[Receipt | Failed] = []
         rows: list[tuple[Any, ...]] = []
+        named: list[Input] = []
         self._load_sequences(connection, works)
         size = self._stored(connection) if self._next is None else self._next
         for work in works:
@@ -273,7 +276,10 @@ class AuditLog:
             indices = range(size, size + len(work.prepared))
             rows += [self._row(idx, prepared) for idx, prepared in zip(indices, work.prepared, strict=True)]
             size = indices.stop
+            for event in work.step.events:
+                named += event.inputs
             outcomes.append(Receipt(tuple(indices), result))
+        self._inputs.store(connection, named)
         insert_rows(connection, "records", _COLUMNS, rows)
         self._next = size
         self._proof = (rows[-1][0], rows[-1][_LEAF]) if rows else None
@@ -316,6 +322,7 @@ class AuditLog:
 
     def _settle(self, error: Exception | None) -> None:
         """Runs on the writer's thread after each transaction: memory follows what the database did."""
+        self._inputs.settle(committed=error is None)
         if error is None:
             self._size = self._next or 0
             while len(self._last) > _TAGS_KEPT:

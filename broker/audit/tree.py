@@ -8,8 +8,9 @@ who can modify them can at most make proofs that do not verify.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
@@ -18,7 +19,7 @@ from broker.audit.log import stored_size
 from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, writing
-from broker.errors import ConfigurationError, NotFound, ProofInvalid, VerificationFailed
+from broker.errors import ConfigurationError, NotFound, ProofInvalid, Unavailable, VerificationFailed
 from broker.formats import checkpoint, merkle, note
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
@@ -214,6 +215,35 @@ class AuditTree:
             if not 0 <= index < size <= stored_size(connection):
                 raise NotFound(f"There is no tree of {size} entries that holds entry {index}.")
             return merkle.inclusion_proof(index, size, _Hashes(connection).hash_of)
+
+    def inclusions(self, indices: Sequence[int], size: int) -> list[list[bytes]]:
+        """The inclusion proofs of several entries in one tree; neighbours share most of what is read for them.
+
+        Raises:
+            NotFound: the tree of that size does not exist, or does not hold one of the entries.
+        """
+        with reading(self._engine) as session:
+            connection = session.connection()
+            if not all(0 <= index < size for index in indices) or size > stored_size(connection):
+                raise NotFound(f"There is no tree of {size} entries that holds all of these.")
+            hash_of = cache(_Hashes(connection).hash_of)
+            return [merkle.inclusion_proof(index, size, hash_of) for index in indices]
+
+    def vouch(self, head: str, text: str) -> str:
+        """Signs what is said beside a checkpoint, with the keys that sign checkpoints; never a checkpoint itself.
+
+        Raises:
+            Unavailable: another key signs checkpoints by now. Nothing is signed, so that one key stands for both.
+        """
+        with reading(self._engine) as session:
+            signers = self._keys.signing(session.connection())
+        by = note.unverified_signers(head)
+        if not any(NoteVerifier.parse(signers[0].vkey).key_id == key_id for _, key_id in by):
+            raise Unavailable("The log's key was replaced meanwhile. Ask again.")
+        signed = signers[0].sign(text)
+        for other in signers[1:]:
+            signed = other.cosign(signed)
+        return signed
 
     def consistency(self, old: int, new: int) -> list[bytes]:
         """The proof that the tree of `new` entries begins with the tree of `old` (RFC 6962 §2.1.2).

@@ -37,6 +37,7 @@ from broker.identity import operators
 from broker.identity.directory import Directory
 from broker.identity.operators import Operator
 from broker.policy.active import ActivePolicies, one_at_a_time
+from broker.policy.decided import Decided
 from broker.tokens.issue import TokenRules
 
 _MAX_SHOWN = 2_000
@@ -187,7 +188,8 @@ class Changes:
         if before["status"] == "revoked":
             raise ManifestInvalid(f"{name} is revoked, which is narrower; giving rights back is a change to propose.")
         told = {"section": section, "name": name, "before": before["status"], "status": status, "why": why}
-        event = self._event(Kind.AGENT_CONTAINED, by, request_id, told)
+        asked = second_person.asked(self.policies.current, by, "contain")
+        event = self._event(Kind.AGENT_CONTAINED, by, request_id, told, asked)
 
         def change(session: Session) -> effects.Applied:
             applied = effects.contain(session, section, name, status, now=event.at)
@@ -256,17 +258,20 @@ class Changes:
             status="pending",
             decided_by="",
         )
-        event = self._event(Kind.CHANGE_PROPOSED, by, request_id, account(plan))
+        asked = second_person.asked(self.policies.current, by, "propose")
+        event = self._event(Kind.CHANGE_PROPOSED, by, request_id, account(plan), asked)
         receipt = await self._record(Step((event,), change=lambda session: _keep(session, row)))
         sum_of_it = reach.of(plan.differences, plan, others)
         return Outcome(plan.id, "pending", plan.differences, {}, receipt.indices[0], sum_of_it)
 
     async def _activate(self, plan: Plan, *, by: Operator, approved_by: Operator | None, request_id: str) -> Outcome:
+        asked = second_person.asked(self.policies.current, approved_by or by, "approve" if approved_by else "propose")
         event = self._event(
             Kind.CHANGE_ACTIVATED,
             by,
             request_id,
             {**account(plan), "approved_by": approved_by.name if approved_by else ""},
+            asked,
         )
         links = tuple(
             self._event(
@@ -295,7 +300,9 @@ class Changes:
         """Takes what is durable into use."""
         effects.install(applied, self.directory, self.catalogue, self.policies)
 
-    def _event(self, kind: Kind, by: Operator, request_id: str, remedy: dict[str, object]) -> Event:
+    def _event(
+        self, kind: Kind, by: Operator, request_id: str, remedy: dict[str, object], asked: Decided | None = None
+    ) -> Event:
         return Event(
             kind,
             agent=by.id,
@@ -306,8 +313,10 @@ class Changes:
             decision={
                 "outcome": "deny" if kind is Kind.CHANGE_REFUSED else "permit",
                 "set": self.policies.current.hash,
+                **({"operator": asked.told} if asked is not None else {}),
             },
             remedy=remedy,
+            inputs=asked.inputs if asked is not None else (),
         )
 
 

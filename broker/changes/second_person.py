@@ -12,6 +12,7 @@ from broker.changes.plan import Plan
 from broker.errors import Malformed, ManifestInvalid, PolicyInvalid
 from broker.identity.attesters.attester import REGISTERED_KEYS
 from broker.identity.operators import Operator
+from broker.policy.decided import Decided, cut, told
 from broker.policy.engine import PolicySet
 from broker.policy.request import Entity, Request
 from broker.tokens.issue import TokenRules
@@ -21,8 +22,14 @@ _BROKER = Entity(("Broker", "this"))
 
 def may(policies: PolicySet, operator: Operator, action: str) -> bool:
     """Whether the policies let an operator do `action` to the broker."""
-    entities = policies.prepare([operator.entity(), _BROKER])
-    return policies.decide(Request(operator.uid, action, _BROKER.uid), entities).permitted
+    return asked(policies, operator, action).permitted
+
+
+def asked(policies: PolicySet, operator: Operator, action: str) -> Decided:
+    """What the policies say of it, as records tell it."""
+    request, entities = Request(operator.uid, action, _BROKER.uid), [operator.entity(), _BROKER]
+    decision = policies.decide(request, policies.prepare(entities))
+    return told(request, decision, cut(operator.uid, _BROKER.uid, entities))
 
 
 def others(policies: PolicySet, operators: Iterable[Operator], by: Operator) -> frozenset[str]:

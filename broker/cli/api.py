@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,15 +161,28 @@ class Api:
 
         A line that was cut short is left out; that the connection broke off is an `ApiFailed` behind the others.
         """
-        with (
-            sending(self.login.issuer),
-            self._client.stream("GET", path, params=_given(parameters)) as answer,
-        ):
-            check_answer(answer, b"" if answer.is_success else answer.read())
+        with self._stream(path, parameters) as answer:
             rest = b""
             for part in answer.iter_bytes():
                 *lines, rest = (rest + part).split(b"\n")
                 yield from lines
+
+    def save(self, path: str, file: Path, **parameters: object) -> None:
+        """Writes the bytes of a GET into a file as they come, whole or not at all."""
+        partial = file.with_name(file.name + ".partial")
+        try:
+            with self._stream(path, parameters) as answer, partial.open("wb") as opened:
+                for piece in answer.iter_bytes():
+                    opened.write(piece)
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @contextmanager
+    def _stream(self, path: str, parameters: Mapping[str, object]) -> Iterator[httpx2.Response]:
+        with sending(self.login.issuer), self._client.stream("GET", path, params=_given(parameters)) as answer:
+            check_answer(answer, b"" if answer.is_success else answer.read())
+            yield answer
 
     def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: object) -> Any:
         """The JSON answer of a POST."""

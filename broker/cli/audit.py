@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.cli import erasure, exports, proofs, record_view, watch
+from broker.cli import erasure, exports, packages, proofs, record_view, watch
 from broker.cli.moments import moment
 from broker.cli.output import Json, err, print_json, print_json_items, print_table, progress, refusing, say, utc
 from broker.cli.record_filters import Agent, Model, OfKind, RequestId, Since, Until, WithOutcome
@@ -92,7 +92,16 @@ def show(index: proofs.Index, json: Json = False) -> None:
         say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
 
 
-_COMMANDS = (exports.export, proofs.prove, proofs.verify, proofs.checkpoint, watch.watch, erasure.erase)
+_COMMANDS = (
+    exports.export,
+    proofs.prove,
+    proofs.verify,
+    proofs.checkpoint,
+    packages.package,
+    packages.redecide,
+    watch.watch,
+    erasure.erase,
+)
 for command in _COMMANDS:
     commands.command()(command)
 

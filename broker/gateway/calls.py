@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -39,6 +39,7 @@ from broker.gateway.wire import Asked, UsageCounter, Wire, parse_call
 from broker.identity.agents import Agent
 from broker.outbound import Outbound
 from broker.policy.active import ActivePolicies
+from broker.policy.decided import Decided
 from broker.policy.explain import explain
 from broker.policy.prepared import PreparedCache
 from broker.policy.request import Decision, Request
@@ -168,8 +169,7 @@ class Gateway:
         body = b""
         model: Model | None = None
         asked = Asked("", False)
-        decision: Decision | None = None
-        context: dict[str, object] = {}
+        decided: Decided | None = None
         try:
             body = await call.read(room.take)  # only now: a stranger cannot make the broker hold one
             if call.query not in call.wire.queries:
@@ -179,38 +179,30 @@ class Gateway:
             )
             caller = self._as_now(caller)
             model = self.catalogue.find(call.wire.name, asked.model)
-            decision, context = self.decide(caller, model, call.operation, stream=asked.stream)
-            if not decision.permitted or not isinstance(caller.principal, Agent):
-                raise CallDenied(self._why_not(decision, model))
+            decided = self.decide(caller, model, call.operation, stream=asked.stream)
+            if not decided.permitted or not isinstance(caller.principal, Agent):
+                raise CallDenied(self._why_not(decided.decision, model))
         except (Refused, Malformed) as refusal:
             denied: dict[str, object] = {
+                "policies": [],
+                "set": self.policies.current.hash,
+                "limited_by": refusal.reason,
+                **(decided.told if decided is not None else {}),
                 "outcome": "deny",
                 "reason": refusal.reason,
-                "policies": list(decision.policies) if decision is not None else [],
-                "set": decision.set_hash if decision is not None else self.policies.current.hash,
-                "limited_by": decision.limited_by if decision is not None else refusal.reason,
-                "inputs": context,
             }
             name = model.full_name if model is not None else asked.model
-            await self._record(call, caller, Kind.CALL_REFUSED, name, len(body), denied)
+            await self._record(call, caller, Kind.CALL_REFUSED, name, len(body), denied, decided)
             raise
-        permitted: dict[str, object] = {
-            "outcome": "permit",
-            "policies": list(decision.policies),
-            "set": decision.set_hash,
-            "limited_by": "",
-            "inputs": context,
-        }
-        record = await self._record(call, caller, Kind.CALL_ADMITTED, model.full_name, len(body), permitted)
+        told = decided.told
+        record = await self._record(call, caller, Kind.CALL_ADMITTED, model.full_name, len(body), told, decided)
         return Admitted(call, caller.principal, model, body, room, asked.stream, record, self.clock.now())
 
-    def decide(
-        self, caller: Caller, model: Model, operation: str, *, stream: bool
-    ) -> tuple[Decision, dict[str, object]]:
-        """The decision on one call, and the context that it was made in."""
+    def decide(self, caller: Caller, model: Model, operation: str, *, stream: bool) -> Decided:
+        """The decision on one call."""
         context: dict[str, object] = {"operation": operation, "stream": stream, "confirmation": caller.confirmation}
         policies = self.policies.current
-        return self.prepared.decide(policies, caller.principal, "call", model, context, model.endpoint), context
+        return self.prepared.decide(policies, caller.principal, "call", model, context, model.endpoint)
 
     def explain(self, agent: str, model: str, *, operation: str, stream: bool, confirmation: str) -> dict[str, object]:
         """Why a call is permitted or refused now, in words and as data.
@@ -246,7 +238,7 @@ class Gateway:
             model
             for model in self.catalogue.of(wire.name)
             if any(
-                self.decide(caller, model, operation, stream=stream)[0].permitted
+                self.decide(caller, model, operation, stream=stream).permitted
                 for operation in wire.paths
                 for stream in (False, True)
             )
@@ -337,7 +329,14 @@ class Gateway:
         return replace(caller, principal=principal)
 
     async def _record(
-        self, call: IncomingCall, caller: Caller, kind: Kind, model: str, size: int, decision: dict[str, object]
+        self,
+        call: IncomingCall,
+        caller: Caller,
+        kind: Kind,
+        model: str,
+        size: int,
+        decision: Mapping[str, object],
+        decided: Decided | None,
     ) -> int:
         principal = caller.principal
         event = Event(
@@ -351,6 +350,7 @@ class Gateway:
             decision=decision,
             request={"source": call.source, "bytes": size},
             posture={"confirmation": caller.confirmation},
+            inputs=decided.inputs if decided is not None else (),
         )
         try:
             return (await self.audit.record(Step((event,), caller.claims))).indices[0]

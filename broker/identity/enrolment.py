@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from broker.errors import InvalidRequest
+from broker.errors import AccessDenied, InvalidRequest
 from broker.identity.agents import AGENT_ID
 from broker.identity.attesters import Attested, Attester
 from broker.identity.operators import PREFIX
 from broker.policy.annotations import ENROL, EnrolmentRule, enrolment_rule
+from broker.policy.decided import Decided, cut, told
 from broker.policy.engine import PolicySet
 from broker.policy.reads import Reads
 from broker.policy.request import Entity, EntityRef, Request
@@ -46,8 +47,35 @@ class Enrolled:
     ceiling: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What the rules say of evidence that is alike, before the evidence's own claims make a name of it.
+
+    Args:
+        decided: the decision, with what it was made from: of the claims those alone that the rules read. Where their
+            text does not tell which those are, the evidence is not told, for all of it would have to be.
+        brief: the same as the record of an exchange tells it; not to be changed.
+        rules: those that applied.
+    """
+
+    decided: Decided
+    brief: Mapping[str, object]
+    rules: tuple[EnrolmentRule, ...]
+
+    def enrolled(self, attested: Attested, attester: Attester) -> Enrolled:
+        """Names the agent that verified evidence is.
+
+        Raises:
+            NotEnrolled: no rule applies, the rules name several agents, or a claim that makes the name is missing.
+            AccessDenied: with reason "policy_error", if something could not be evaluated. Fails closed.
+        """
+        if self.decided.decision.limited_by == "error":
+            raise AccessDenied("The policies could not be evaluated; see the record.", reason="policy_error")
+        return _enrolled(attested, attester, self.rules)
+
+
 class Enrolment:
-    """Names the agents that evidence is, and keeps which rules applied to like evidence.
+    """Asks the rules in force, and keeps what they said of like evidence.
 
     Evidence is alike when it agrees in all that the rules in force read (`broker.policy.reads`); what is kept goes with
     the set that said it.
@@ -60,23 +88,19 @@ class Enrolment:
         self._capacity = capacity
         self._policies: PolicySet | None = None
         self._reads: Reads | None = None
-        self._kept: OrderedDict[object, tuple[EnrolmentRule, ...]] = OrderedDict()
+        self._kept: OrderedDict[object, Ruling] = OrderedDict()
 
     def __len__(self) -> int:
         """How many answers are kept."""
         return len(self._kept)
 
-    def enrol(self, attested: Attested, attester: Attester, policies: PolicySet) -> Enrolled:
-        """Names the agent that verified evidence is.
-
-        Raises:
-            NotEnrolled: no rule applies, the rules name several agents, or a claim that makes the name is missing.
-        """
+    def ruling(self, attested: Attested, attester: Attester, policies: PolicySet) -> Ruling:
+        """What the rules say of verified evidence."""
         if policies is not self._policies:
             self._policies, self._reads = policies, policies.reads(ENROL)
             self._kept.clear()
         if self._reads is None:
-            return _enrolled(attested, attester, _applying(attested.principal, attested.lists, attester, policies))
+            return _ruling(attested.principal, attested.lists, attester, policies, tell=False)
         principal, lists = self._reads.narrowed(attested.principal, attested.lists)
         key = (
             attester.name,
@@ -84,24 +108,30 @@ class Enrolment:
             principal.uid[0],
             *map(_frozen, (principal.attrs, principal.tags, lists.tags)),
         )
-        rules = self._kept.get(key)
-        if rules is None:
-            rules = self._kept[key] = _applying(principal, lists, attester, policies)
+        ruling = self._kept.get(key)
+        if ruling is None:
+            ruling = self._kept[key] = _ruling(principal, lists, attester, policies, tell=True)
             if len(self._kept) > self._capacity:
                 self._kept.popitem(last=False)
         else:
             self._kept.move_to_end(key)
-        return _enrolled(attested, attester, rules)
+        return ruling
 
 
 def _frozen(values: Mapping[str, object] | None) -> frozenset[tuple[str, object]]:
     return frozenset((name, tuple(v) if isinstance(v, list) else v) for name, v in (values or {}).items())
 
 
-def _applying(principal: Entity, lists: Entity, attester: Attester, policies: PolicySet) -> tuple[EnrolmentRule, ...]:
-    request = Request(principal.uid, ENROL, attester.uid, {"lists": EntityRef(lists.uid)})
-    entities = policies.prepare([principal, lists, attester.entity()])
-    return tuple(enrolment_rule(policy) for policy in policies.applying(request, entities))
+def _ruling(principal: Entity, lists: Entity, attester: Attester, policies: PolicySet, *, tell: bool) -> Ruling:
+    context = {"lists": EntityRef(lists.uid)}
+    request = Request(principal.uid, ENROL, attester.uid, context)
+    entities = [principal, lists, attester.entity()]
+    decision = policies.decide(request, policies.prepare(entities))
+    applied = set(decision.policies) if decision.permitted else frozenset()
+    rules = tuple(enrolment_rule(policy) for policy in policies.deciding(ENROL) if policy.id in applied)
+    slice = cut(principal.uid, attester.uid, entities, context) if tell else None
+    decided = told(request, decision, slice)
+    return Ruling(decided, decided.brief, rules)
 
 
 def _enrolled(attested: Attested, attester: Attester, rules: tuple[EnrolmentRule, ...]) -> Enrolled:

@@ -18,6 +18,7 @@ from broker.policy import cases as policy_cases
 from broker.policy import own_entities
 from broker.policy.engine import PolicySet, compile
 from broker.policy.shipped import PolicyFiles
+from broker.policy.source import SCHEMA_NAME
 
 
 class PolicyVersionRow(SQLModel, table=True):
@@ -197,6 +198,16 @@ def version(session: Session, name: str) -> Stored:
     if row is None:
         raise NotFound(f"No policy set {name} was ever activated.")
     return _stored(row)
+
+
+def texts(session: Session, hash: str) -> dict[str, str]:
+    """The files of a set that was activated once, its vocabulary among them.
+
+    Raises:
+        NotFound: there is no such set.
+    """
+    source = version(session, hash).source
+    return {SCHEMA_NAME: source.schema, **source.files}
 
 
 def versions(session: Session) -> list[PolicyVersionRow]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from broker.audit.inputs import Input
+from broker.policy.decided import Decided, cut, told
 from broker.policy.engine import PolicySet, PreparedEntities
-from broker.policy.request import Decision, Entity, Request, Uid
+from broker.policy.request import Entity, Request, Uid
 
 _QUESTIONS_A_PAIR = 64
 """Questions kept for a pair: what differs between them (streamed or not, how the token is bound) is little."""
@@ -30,8 +32,9 @@ class _Kept:
     principal: Described
     resource: Described
     entities: PreparedEntities
+    slice: Input
     policies: PolicySet
-    decisions: dict[object, Decision]
+    decisions: dict[object, Decided]
 
 
 class PreparedCache:
@@ -57,7 +60,7 @@ class PreparedCache:
         resource: Described,
         context: Mapping[str, object],
         *above: Described,
-    ) -> Decision:
+    ) -> Decided:
         """Whether `principal` may do `action` on `resource`, as `policies` say.
 
         Args:
@@ -74,7 +77,8 @@ class PreparedCache:
         question = (action, *context.items())
         decision = kept.decisions.get(question)
         if decision is None:
-            decision = policies.decide(Request(principal.uid, action, resource.uid, context), kept.entities)
+            request = Request(principal.uid, action, resource.uid, context)
+            decision = told(request, policies.decide(request, kept.entities), kept.slice)
             if len(kept.decisions) >= _QUESTIONS_A_PAIR:
                 kept.decisions.clear()
             kept.decisions[question] = decision
@@ -88,18 +92,17 @@ class PreparedCache:
         if kept is not None and kept.principal is principal and kept.resource is resource:
             if kept.policies is not policies:
                 if not policies.takes(kept.entities):
-                    kept.entities = _prepared(policies, principal, resource, above)
+                    kept.entities = policies.prepare(_described(principal, resource, above))
                 kept.policies, kept.decisions = policies, {}
             self._pairs.move_to_end(key)
             return kept
-        entities = _prepared(policies, principal, resource, above)
-        kept = self._pairs[key] = _Kept(principal, resource, entities, policies, {})
+        entities = _described(principal, resource, above)
+        slice = cut(principal.uid, resource.uid, entities)
+        kept = self._pairs[key] = _Kept(principal, resource, policies.prepare(entities), slice, policies, {})
         if len(self._pairs) > self._capacity:
             self._pairs.popitem(last=False)
         return kept
 
 
-def _prepared(
-    policies: PolicySet, principal: Described, resource: Described, above: tuple[Described, ...]
-) -> PreparedEntities:
-    return policies.prepare([each.entity() for each in (principal, resource, *above)])
+def _described(principal: Described, resource: Described, above: tuple[Described, ...]) -> list[Entity]:
+    return [each.entity() for each in (principal, resource, *above)]

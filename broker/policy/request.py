@@ -153,7 +153,16 @@ def context_json(context: Mapping[str, object]) -> str:
     Raises:
         Malformed: a value of a kind that does not go through.
     """
-    return _text({name: _value(value, name) for name, value in context.items()})
+    return _text(context_members(context))
+
+
+def context_members(context: Mapping[str, object]) -> dict[str, object]:
+    """The context as Cedar's JSON, before it is text.
+
+    Raises:
+        Malformed: a value of a kind that does not go through.
+    """
+    return {name: _value(value, name) for name, value in context.items()}
 
 
 def entities_json(entities: Sequence[Entity]) -> str:
@@ -162,17 +171,24 @@ def entities_json(entities: Sequence[Entity]) -> str:
     Raises:
         Malformed: a value of a kind that does not go through.
     """
-    return _text(
-        [
-            {
-                "uid": reference(entity.uid),
-                "attrs": {name: _value(value, name) for name, value in entity.attrs.items()},
-                "parents": [reference(parent) for parent in entity.parents],
-                "tags": {name: _value(value, name) for name, value in (entity.tags or {}).items()},
-            }
-            for entity in entities
-        ]
-    )
+    return _text(entities_members(entities))
+
+
+def entities_members(entities: Sequence[Entity]) -> list[dict[str, object]]:
+    """The entities as Cedar's JSON, before it is text.
+
+    Raises:
+        Malformed: a value of a kind that does not go through.
+    """
+    return [
+        {
+            "uid": reference(entity.uid),
+            "attrs": {name: _value(value, name) for name, value in entity.attrs.items()},
+            "parents": [reference(parent) for parent in entity.parents],
+            "tags": {name: _value(value, name) for name, value in (entity.tags or {}).items()},
+        }
+        for entity in entities
+    ]
 
 
 def _value(value: object, name: str) -> object:

@@ -44,6 +44,7 @@ from broker.identity.enrolment import Enrolled, Enrolment, NotEnrolled
 from broker.identity.instances import Instance, Instances
 from broker.keys import KeyRing
 from broker.policy.active import ActivePolicies, ActivePolicyRow
+from broker.policy.decided import Decided
 from broker.policy.prepared import PreparedCache
 from broker.policy.request import Decision
 from broker.tokens import nonces, replay
@@ -174,14 +175,13 @@ class TokenIssuer:
         trail.principal = principal
         audience = self.rules.audience(trail.request.resource)
         trail.audience = audience.uri
-        decision, inputs = self._decide(trail, principal, audience)
-        trail.decision = _described(decision, inputs)
-        if not decision.permitted:
+        decided = trail.decided = self._decide(trail, principal, audience)
+        if not decided.permitted:
             if trail.proof is None:
                 raise InvalidDpopProof(
                     "A DPoP proof is required (RFC 9449). A policy may permit bearer tokens for this principal."
                 )
-            raise ExchangeDenied(_why_not(decision))
+            raise ExchangeDenied(_why_not(decided.decision))
         self._claim(trail)  # shown without a key, evidence is spent only on a token: a forgotten proof costs nothing
         instance = self._instance(trail, principal)
         minted = mint(
@@ -194,7 +194,7 @@ class TokenIssuer:
             now=trail.at,
             entropy=self.entropy,
         )
-        return await self._release(trail, principal, created, instance, minted, trail.decision)
+        return await self._release(trail, principal, created, instance, minted)
 
     def _claim(self, trail: Trail) -> None:
         """Takes the proof, and the evidence for this key, in memory; the durable step takes them again."""
@@ -221,7 +221,8 @@ class TokenIssuer:
         known = self.directory.principal(attested.claimed_agent) if attested.claimed_agent else None
         if known is not None and not isinstance(known, Agent):
             return known, False  # an operator: registered by other operators, no rule names one
-        enrolled = trail.enrolled = self.enrolment.enrol(attested, attester, self.policies.current)
+        trail.ruling = self.enrolment.ruling(attested, attester, self.policies.current)
+        enrolled = trail.enrolled = trail.ruling.enrolled(attested, attester)
         agent = self.directory.agents.get(enrolled.agent)
         if agent is None:
             if not enrolled.fixed_by:
@@ -242,14 +243,14 @@ class TokenIssuer:
             return ruled, True
         return agent, False
 
-    def _decide(self, trail: Trail, principal: Principal, audience: Audience) -> tuple[Decision, dict[str, object]]:
+    def _decide(self, trail: Trail, principal: Principal, audience: Audience) -> Decided:
         context: dict[str, object] = {
             "confirmation": "dpop" if trail.proof is not None else "none",
             "attester": trail.attested.attester,
             "grant": trail.request.grant_type,
             "lifetime_s": self.rules.lifetime_s,
         }
-        return self.prepared.decide(self.policies.current, principal, "exchange", audience, context), context
+        return self.prepared.decide(self.policies.current, principal, "exchange", audience, context)
 
     def _instance(self, trail: Trail, principal: Principal) -> Instance | None:
         if trail.proof is None or not isinstance(principal, Agent):
@@ -267,8 +268,8 @@ class TokenIssuer:
         created: bool,
         instance: Instance | None,
         minted: Minted,
-        decision: dict[str, object],
     ) -> Granted:
+        decision = trail.decision()
         new_agent = principal if created and isinstance(principal, Agent) else None
         known_agent = self.directory.agents.get(principal.id)
         extended = self.instances.extended(instance, minted.claims.expires_at) if instance is not None else None
@@ -307,7 +308,7 @@ class TokenIssuer:
                 self._principal(trail, attester)
         decision: dict[str, object] = {
             "set": self.policies.current.hash,
-            **trail.decision,
+            **trail.decision(),
             "outcome": "deny",
             "reason": refusal.reason,
             "why": refusal.detail,
@@ -347,16 +348,6 @@ def _already_used(key: str, grant_type: str) -> Refused:
         )
     refusal = InvalidClient if grant_type == CLIENT_CREDENTIALS else InvalidRequest  # RFC 7521 §4.2.1, RFC 8693 §2.2.2
     return refusal("This assertion was used before. Sign a new one with a new jti.", reason="replayed_evidence")
-
-
-def _described(decision: Decision, inputs: dict[str, object]) -> dict[str, object]:
-    return {
-        "outcome": "permit" if decision.permitted else "deny",
-        "policies": list(decision.policies),
-        "set": decision.set_hash,
-        "limited_by": decision.limited_by,
-        "inputs": inputs,
-    }
 
 
 def _why_not(decision: Decision) -> str:

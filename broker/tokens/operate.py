@@ -58,8 +58,8 @@ class OperatorGate:
             self.refusals.count(source, refusal.reason, self.clock.now())
             raise
         principal = caller.principal
-        decision = self.prepared.decide(self.policies.current, principal, action, _THIS, {})
-        if decision.permitted and isinstance(principal, Operator):
+        decided = self.prepared.decide(self.policies.current, principal, action, _THIS, {})
+        if decided.permitted and isinstance(principal, Operator):
             await self._claim(caller, ())
             return principal
         event = Event(
@@ -69,16 +69,12 @@ class OperatorGate:
             request_id=request_id,
             who={"agent": principal.id, "thumbprint": caller.token.jkt or ""},
             what={"action": action, "resource": f"{presented.method} {presented.path}"[:500]},
-            decision={
-                "outcome": "deny",
-                "policies": list(decision.policies),
-                "set": decision.set_hash,
-                "limited_by": decision.limited_by,
-            },
+            decision={**decided.told, "outcome": "deny"},
             request={"source": source},
+            inputs=decided.inputs,
         )
         await self._claim(caller, (event,))
-        named = f" ({', '.join(decision.policies)})" if decision.policies else ""
+        named = f" ({', '.join(decided.decision.policies)})" if decided.decision.policies else ""
         raise AccessDenied(f"The policies do not let you {action}{named}. Ask an admin for the role that may.")
 
     async def _claim(self, caller: Caller, events: tuple[Event, ...]) -> None:

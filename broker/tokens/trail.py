@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from broker.audit.events import Event, Kind
 from broker.db.claims import Claim
@@ -10,7 +10,8 @@ from broker.formats.dpop import Proof
 from broker.identity.agents import Agent
 from broker.identity.attesters import Attested
 from broker.identity.directory import Principal
-from broker.identity.enrolment import Enrolled
+from broker.identity.enrolment import Enrolled, Ruling
+from broker.policy.decided import Decided
 from broker.tokens.request import TokenRequest
 
 
@@ -24,10 +25,11 @@ class Trail:
         proof: the verified proof of its key, if it brought one.
         at: when it was verified, seconds since the epoch.
         claims: what it took, and must take durably.
+        ruling: what the enrolment rules said of its evidence.
         enrolled: which agent the rules say it is.
         principal: who it is.
         audience: the resource that the token is for.
-        decision: what the policies said, as records describe it; empty until they were asked.
+        decided: what the policies said of the exchange; None until they were asked.
     """
 
     request: TokenRequest
@@ -35,10 +37,18 @@ class Trail:
     proof: Proof | None
     at: float
     claims: tuple[Claim, ...] = ()
+    ruling: Ruling | None = None
     enrolled: Enrolled | None = None
     principal: Principal | None = None
     audience: str = ""
-    decision: dict[str, object] = field(default_factory=dict)
+    decided: Decided | None = None
+
+    def decision(self) -> dict[str, object]:
+        """What the policies were asked and said until now, as records tell it."""
+        members = dict(self.decided.told) if self.decided is not None else {}
+        if self.ruling is not None:
+            members["enrolment"] = self.ruling.brief
+        return members
 
     def event(self, kind: Kind, decision: dict[str, object], **what: object) -> Event:
         """A record of this request. Digests and thumbprints stand in it, never a token, evidence or proof."""
@@ -64,13 +74,17 @@ class Trail:
                 "rules": list(self.enrolled.rules) if self.enrolled is not None else [],
                 "confirmation": "dpop" if self.proof is not None else "none",
             },
+            inputs=(
+                *(self.decided.inputs if self.decided is not None else ()),
+                *(self.ruling.decided.inputs if self.ruling is not None else ()),
+            ),
         )
 
     def enrolment(self, agent: Agent) -> Event:
         """The record that a rule made this agent, or changed what it may."""
         return self.event(
             Kind.AGENT_ENROLLED,
-            {"outcome": "permit", "policies": [agent.enrolled_by]},
+            dict(self.ruling.decided.told) if self.ruling is not None else {},
             owner=agent.owner,
             purpose=agent.purpose,
             ceiling=sorted(agent.ceiling),

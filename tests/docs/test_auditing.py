@@ -38,6 +38,8 @@ def test_an_auditor_verifies_by_the_document(tmp_path: Path) -> None:
         (program,) = AUDITING.section("Verify it with a program of your own").blocks("python")
         (machine.home / "check.py").write_text(program.text)
         machine.follow(AUDITING.section("Verify it with a program of your own"))
+        machine.follow(AUDITING.section("An evidence package"))
+        _check_package(machine)
         assert '"BrokerStarted"' in machine.follow(AUDITING.section("A log that was restored"))
         _check_alterations(machine)
         machine.person("at-work")
@@ -47,6 +49,17 @@ def test_an_auditor_verifies_by_the_document(tmp_path: Path) -> None:
         assert "proved." in machine.run("broker audit verify record.json --key log.vkey")
         (machine.home / "log.vkey").write_text(new)
         assert "proved." in machine.follow(AUDITING.section("When the key is replaced"))
+
+
+def _check_package(machine: Machine) -> None:
+    """The package that the document made is not proved once a record in it is another."""
+    records = machine.home / "evidence" / "records.jsonl"
+    good = records.read_text()
+    records.write_text(good.replace("the shipped policies", "the shipped politics"))
+    assert records.read_text() != good
+    said = machine.run("! python -I evidence/verify.py evidence --key log.vkey")
+    assert "NOT PROVED" in said
+    records.write_text(good)
 
 
 def _check_alterations(machine: Machine) -> None:

@@ -28,15 +28,20 @@ def _evidence(token: str = "a.b.c", **claims: Any) -> Attested:
 
 
 def _agent(enrolment: Enrolment, policies: PolicySet, evidence: Attested) -> str:
-    return enrolment.enrol(evidence, PLATFORM, policies).agent
+    return enrolment.ruling(evidence, PLATFORM, policies).enrolled(evidence, PLATFORM).agent
 
 
 def test_like_evidence_has_the_answer_of_the_first() -> None:
     """What no rule reads (ids, times) changes nothing."""
     enrolment, policies = Enrolment(), compiled(MAIN)
-    first = enrolment.enrol(_evidence(), PLATFORM, policies)
+    first = enrolment.ruling(_evidence(), PLATFORM, policies).enrolled(_evidence(), PLATFORM)
     assert first == Enrolled("builder", ("main",))
-    assert enrolment.enrol(_evidence("d.e.f", jti="2", run="7"), PLATFORM, policies) == first
+    assert (
+        enrolment.ruling(_evidence("d.e.f", jti="2", run="7"), PLATFORM, policies).enrolled(
+            _evidence("d.e.f", jti="2", run="7"), PLATFORM
+        )
+        == first
+    )
 
 
 @pytest.mark.parametrize("changed", [{"ref": "feature"}, {"ref": None}, {"ref": {"x": "main"}}])
@@ -73,7 +78,7 @@ def test_another_attester_is_another_question() -> None:
     enrolment, policies = Enrolment(), compiled(MAIN)
     assert _agent(enrolment, policies, _evidence()) == "builder"
     with pytest.raises(NotEnrolled):
-        enrolment.enrol(_evidence(), OTHER, policies)
+        enrolment.ruling(_evidence(), OTHER, policies).enrolled(_evidence(), OTHER)
 
 
 def test_a_changed_set_is_asked_anew() -> None:

@@ -42,7 +42,7 @@ def test_a_kept_decision_is_the_fresh_one() -> None:
     entities = policies.prepare([WHO.is_, WHAT.is_, ABOVE.is_])
     fresh = policies.decide(Request(WHO.uid, "call", WHAT.uid, FACTS), entities)
     for _ in range(2):
-        assert cache.decide(policies, WHO, "call", WHAT, FACTS, ABOVE) == fresh
+        assert cache.decide(policies, WHO, "call", WHAT, FACTS, ABOVE).decision == fresh
     assert fresh.permitted
 
 

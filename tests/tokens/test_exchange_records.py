@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -56,11 +57,18 @@ async def test_a_permit_tells_all_groups(scene: Scene) -> None:
             "policies": ["agents-exchange"],
             "set": scene.run.broker.policies.current.hash,
             "limited_by": "",
+            "action": "exchange",
             "inputs": {
                 "confirmation": "dpop",
                 "attester": "platform",
                 "grant": "urn:ietf:params:oauth:grant-type:token-exchange",
                 "lifetime_s": 300,
+            },
+            "entities": await _digest(scene, "Agent", "nightly"),
+            "enrolment": {
+                "policies": ["nightly-job"],
+                "limited_by": "",
+                "entities": await _digest(scene, "OidcEvidence", "evidence"),
             },
         },
         "request": {
@@ -76,6 +84,16 @@ async def test_a_permit_tells_all_groups(scene: Scene) -> None:
             "confirmation": "dpop",
         },
     }
+
+
+async def _digest(scene: Scene, type: str, id: str) -> str:
+    """The digest of the only stored slice about this principal."""
+    rows = await scene.run.broker.read(
+        lambda session: list(session.connection().exec_driver_sql("SELECT digest, content FROM entity_slices"))
+    )
+    found = {str(digest): json.loads(bytes(content)) for digest, content in rows}
+    (one,) = [digest for digest, slice in found.items() if slice["principal"] == {"type": type, "id": id}]
+    return one
 
 
 async def test_the_record_is_durable_before_the_token_is_released(scene: Scene) -> None:

@@ -8,8 +8,9 @@ import orjson
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from broker.audit import export, ranges, trail
+from broker.audit import export, package, ranges, trail
 from broker.audit.events import Kind
+from broker.policy import active
 from broker.web.api.access import Auditor, TheBroker
 
 router = APIRouter(tags=["audit"], prefix="/audit")
@@ -86,6 +87,22 @@ async def entries(
     """Records [start, end) with what proves each in the tree: what there is, and as many as one answer takes."""
     found = await broker.read(lambda session: orjson.dumps({"entries": ranges.read_range(session, start, end)}))
     return Response(found, media_type="application/json")
+
+
+@router.get("/package")
+async def evidence_package(
+    broker: TheBroker,
+    _me: Auditor,
+    agent: str = "",
+    since_ms: Milliseconds = None,
+    until_ms: Milliseconds = None,
+) -> StreamingResponse:
+    """An evidence package, a ZIP file written while it is read: see `broker.audit.package`."""
+    scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
+    tag = broker.audit.tag(agent) if agent else ""
+    found = await broker.read(lambda session: package.begin(session, broker.tree, scope, tag, now=now))
+    pieces = package.written(found, broker.engine, broker.tree, active.texts)
+    return StreamingResponse(pieces, media_type="application/zip")
 
 
 @router.get("/consistency")

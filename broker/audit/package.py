@@ -1,0 +1,221 @@
+"""An evidence package: the records of a period with everything that an outsider needs to check them and decide again.
+
+A ZIP file, written as it is read, so that its memory does not grow with the records:
+
+    checkpoint            one signed checkpoint, under which everything is proved
+    log-keys.json         the statements by which the log's keys followed each other
+    records.jsonl         a line a record: entry, commitments, the groups that are shown with salts, inclusion proof
+    entities.jsonl        a line an entity slice that those records name; its digest is the line's SHA-256
+    policies/HASH/…       the policy sets that those records name, as they were written
+    index.html            for people
+    verify.py             checks all of it, with nothing of the broker
+    manifest.json         scope, range, and the SHA-256 of each file
+    manifest.note         the digest of the manifest and the checkpoint's root, signed by the log's key
+
+Records, policies and entities prove themselves under the checkpoint. The manifest is signed for the rest: that the
+summary is the broker's, and that the broker said these are all records of that scope.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from broker.audit import inputs, verifier
+from broker.audit.package_page import Summary
+from broker.audit.tree import AuditTree
+from broker.db.engine import execute, reading
+from broker.errors import NotFound
+from broker.formats import checkpoint, note
+
+HEADER = "evidence-package v1"
+"""The first line of what is signed; its second is no number, so that it never reads as a checkpoint."""
+
+_PAGE = 256
+_PIECE = 64 * 1024
+
+SetOf = Callable[[Session, str], Mapping[str, str]]
+"""Gives the texts of a policy set by file name, from its hash. Raises NotFound for one that was never in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What somebody asked for; an empty field means any. Milliseconds since the epoch, `until_ms` exclusive."""
+
+    since_ms: int | None = None
+    until_ms: int | None = None
+    agent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package that can be written. Made by `begin`.
+
+    Args:
+        scope: what was asked for.
+        tag: the pseudonym of the agent, "" for all: it stays where the agent's name was erased.
+        head: the signed checkpoint.
+        start, end: the range of the log in which the records stand: from the first that was made since `since_ms` to
+            the last that was made before `until_ms`. Every record of the agent in it, or every one, is in the package.
+        made_at: seconds since the epoch.
+    """
+
+    scope: Scope
+    tag: str
+    head: str
+    start: int
+    end: int
+    made_at: float
+
+
+def begin(session: Session, tree: AuditTree, scope: Scope, tag: str, *, now: float) -> Package:
+    """Finds the range of a package under the newest checkpoint; `tag` is the pseudonym of the scope's agent, or "".
+
+    Raises:
+        NotFound: no record of that scope is under it.
+    """
+    head = tree.head()
+    size = checkpoint.parse_unverified(head).size
+    connection = session.connection()
+    since, until = (None if ms is None else ms / 1000 for ms in (scope.since_ms, scope.until_ms))
+    first: int | None = 0
+    last: int | None = size - 1
+    if since is not None:
+        statement = "SELECT idx FROM records WHERE at >= ? AND idx < ? ORDER BY idx LIMIT 1"
+        first = execute(connection, statement, (since, size)).scalar()
+    if until is not None:
+        statement = "SELECT idx FROM records WHERE at < ? AND idx < ? ORDER BY idx DESC LIMIT 1"
+        last = execute(connection, statement, (until, size)).scalar()
+    if first is None or last is None or first > last or not _page(session, tag, first, last + 1):
+        raise NotFound("No record fits that is under a checkpoint already. Ask for a longer time, or in a second.")
+    return Package(scope, tag, head, first, last + 1, now)
+
+
+def written(package: Package, engine: Engine, tree: AuditTree, set_of: SetOf) -> Iterator[bytes]:
+    """Writes a package, piece by piece; takes no more of the database's time than one page of records at once.
+
+    Raises:
+        Unavailable: the log's key was replaced meanwhile. The ZIP file ends in the middle then.
+    """
+    sink, listed = _Sink(), list[dict[str, Any]]()
+    made = datetime.fromtimestamp(package.made_at, UTC)
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, pieces in _files(package, engine, tree, set_of, listed):
+            digest, size = hashlib.sha256(), 0
+            entry = zipfile.ZipInfo(name, made.timetuple()[:6])
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                for piece in pieces:
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                    if len(sink.waiting) >= _PIECE:
+                        yield sink.taken()
+            listed.append({"path": name, "sha256": digest.hexdigest(), "bytes": size})
+    yield sink.taken()
+
+
+def _files(
+    package: Package, engine: Engine, tree: AuditTree, set_of: SetOf, listed: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """Each file with its bytes, in order; what comes later depends on what was read for the earlier ones."""
+    head = checkpoint.parse_unverified(package.head)
+    summary = Summary()
+    yield "checkpoint", iter([package.head.encode()])
+    yield "log-keys.json", iter([orjson.dumps({"successions": tree.successions()}, option=orjson.OPT_INDENT_2)])
+    yield "records.jsonl", _records(package, engine, tree, head.size, summary)
+    yield "entities.jsonl", _slices(engine, summary)
+    for hash in sorted(summary.sets):
+        with reading(engine) as session:
+            try:
+                texts = set_of(session, hash)
+            except NotFound:
+                continue
+        for file in sorted(texts):
+            yield f"policies/{hash}/{file}", iter([texts[file].encode()])
+    manifest = {
+        "format": HEADER,
+        "log": head.origin,
+        "size": head.size,
+        "root": note.encode_base64(head.root),
+        "made_at_ms": int(package.made_at * 1000),
+        "scope": {"since_ms": package.scope.since_ms, "until_ms": package.scope.until_ms, "agent": package.scope.agent},
+        "range": [package.start, package.end],
+        "records": summary.records,
+    }
+    yield "index.html", iter([summary.page(manifest)])
+    yield "verify.py", iter([verifier.text()])
+    text = orjson.dumps({**manifest, "files": list(listed)}, option=orjson.OPT_INDENT_2)
+    yield "manifest.json", iter([text])
+    digest = note.encode_base64(hashlib.sha256(text).digest())
+    said = f"{HEADER}\n{head.origin}\n{head.size}\n{note.encode_base64(head.root)}\n{digest}\n"
+    yield "manifest.note", iter([tree.vouch(package.head, said).encode()])
+
+
+def _records(package: Package, engine: Engine, tree: AuditTree, size: int, summary: Summary) -> Iterator[bytes]:
+    after = package.start
+    while True:
+        with reading(engine) as session:
+            rows = _page(session, package.tag, after, package.end)
+        if not rows:
+            return
+        proofs = tree.inclusions([row[0] for row in rows], size)
+        for (idx, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):
+            groups = orjson.loads(stored)
+            summary.add(idx, kind, agent, at, groups)
+            members = {
+                "index": idx,
+                "entry": note.encode_base64(bytes(entry)),
+                "commitments": note.encode_base64(bytes(commitments)),
+                "groups": {
+                    name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
+                    for name, (salt, content) in groups.items()
+                },
+                "proof": [note.encode_base64(each) for each in proof],
+            }
+            yield orjson.dumps(members) + b"\n"
+        after = rows[-1][0] + 1
+
+
+def _page(session: Session, tag: str, start: int, end: int) -> list[tuple[Any, ...]]:
+    columns = "idx, kind, agent, at, entry, commitments, groups"
+    whose, parameters = ("AND agent_tag = ?", (tag,)) if tag else ("", ())
+    statement = f"SELECT {columns} FROM records WHERE idx >= ? AND idx < ? {whose} ORDER BY idx LIMIT {_PAGE}"  # noqa: S608  texts of ours
+    return [tuple(row) for row in execute(session.connection(), statement, (start, end, *parameters))]
+
+
+def _slices(engine: Engine, summary: Summary) -> Iterator[bytes]:
+    named = sorted(summary.slices)
+    for place in range(0, len(named), _PAGE):
+        with reading(engine) as session:
+            found = inputs.stored(session.connection(), [each.hex() for each in named[place : place + _PAGE]])
+        for digest in sorted(found):
+            yield found[digest] + b"\n"
+
+
+class _Sink(io.RawIOBase):
+    """What a ZIP file is written to: bytes that wait to be sent. It cannot be gone back in."""
+
+    def __init__(self) -> None:
+        self.waiting = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.waiting += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        found = bytes(self.waiting)
+        self.waiting.clear()
+        return found

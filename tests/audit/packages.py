@@ -1,0 +1,83 @@
+"""A broker with permits, denials and a policy change behind it, its packages, and the verifier as a process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from sqlalchemy import Connection
+
+from broker.audit import verifier
+from broker.db.engine import execute
+from tests.build import MODEL, OTHER_MODEL, RULE, Running, token_request
+
+CALLS = "/openai/v1/chat/completions"
+WIDER = RULE.replace("stand-in/stand-in-small", "stand-in/*")
+
+
+async def live(run: Running) -> httpx2.AsyncClient:
+    """Lets every kind of decision happen: enrolments, exchanges and calls, permitted and denied, under two sets."""
+    admin = await run.operator()
+    await run.apply(run.world(), admin)
+    await call(run, MODEL, 200)
+    await call(run, OTHER_MODEL, 403)
+    assert (await token_request(run, evidence=run.evidence("stranger"))).status_code == 400
+    await run.apply({"policies": {"nightly.cedar": WIDER}}, admin)
+    await call(run, OTHER_MODEL, 200)
+    answer = await token_request(run, resource=f"{run.url}/api/v1")
+    assert answer.json()["error"] == "invalid_target"
+    run.broker.tree.integrate()
+    return admin
+
+
+async def call(run: Running, model: str, status: int) -> None:
+    """One call with fresh tokens."""
+    agent = await run.agent()
+    answer = await agent.post(CALLS, json={"model": model, "messages": [{"role": "user", "content": "SECRET"}]})
+    assert answer.status_code == status, answer.text
+
+
+async def fetched(admin: httpx2.AsyncClient, **scope: Any) -> bytes:
+    """A package as the API gives it."""
+    answer = await admin.get("/api/v1/audit/package", params=scope)
+    assert answer.status_code == 200, answer.text
+    return answer.content
+
+
+def unpacked(data: bytes, folder: Path) -> Path:
+    """A package as a folder."""
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def verified(package: Path, key: str, program: Path | None = None) -> tuple[int, str]:
+    """What the verifier says, run alone: no environment, no search path, a copy of the file with nothing beside it."""
+    if program is None:
+        program = package.parent / "verify.py"
+        program.write_bytes(verifier.text())
+    done = subprocess.run(
+        [sys.executable, "-I", str(program), str(package), "--key", key],
+        capture_output=True,
+        text=True,
+        env={},
+        cwd=package.parent,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout
+
+
+def erase(connection: Connection, name: str, kind: str = "") -> None:
+    """Takes a group of every record, or of those of a kind, away, as an erasure leaves them."""
+    for idx, stored in list(execute(connection, "SELECT idx, groups FROM records WHERE ? IN ('', kind)", (kind,))):
+        groups = json.loads(bytes(stored))
+        groups.pop(name, None)
+        execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (json.dumps(groups).encode(), idx))
