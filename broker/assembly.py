@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from broker import database_url, premises
-from broker.audit import trail
+from broker.audit import schema, trail
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
 from broker.audit.log_keys import LogKeys
@@ -154,8 +154,8 @@ class Broker:
             self.policies.use(checked.policies, checked.source, int(str(receipt.result)))
             self.directory.attesters[attesters.REGISTERED_KEYS.name] = attesters.REGISTERED_KEYS
         await self.signing_keys.start()
-        remedy = {"policies": self.policies.current.hash, "log_key": self.log_key, **self.untold.remedy()}
-        await self.audit.record(Step((self._own(Kind.BROKER_STARTED, now, remedy),)))
+        remedy = {"policies": self.policies.current.hash, "log_key": self.log_key, "schemas": schema.digest()}
+        await self.audit.record(Step((self._own(Kind.BROKER_STARTED, now, remedy | self.untold.remedy()),)))
         await asyncio.to_thread(self.tree.integrate)
         self.keys.mark_log_begun()
         self.untold.told()

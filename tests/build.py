@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import orjson
 import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -30,7 +31,7 @@ from broker.settings import Gateway, Keys, Outgoing, Secret, Server, Settings, S
 from broker.web.app import App
 from broker.web.protocol import BoundedProtocol
 from tests import databases
-from tests.check_log import check_public_log
+from tests.check_log import check_public_log, check_schema
 
 AGENT = "nightly"
 SUBJECT = "job-7"
@@ -100,6 +101,8 @@ class Running:
     folder: Path
     stack: AsyncExitStack
     checkpoint: str | None = None
+    whole_records: bool = True
+    """Whether every record is one that the broker makes; a test that appends others says no."""
     admin_key: ec.EllipticCurvePrivateKey = field(default_factory=es256)
 
     async def client(self, auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
@@ -166,6 +169,13 @@ class Running:
             lambda session: list(session.connection().exec_driver_sql("SELECT kind FROM records ORDER BY idx"))
         )
         return [str(row[0]) for row in rows]
+
+    async def check_schemas(self) -> None:
+        """Every record, whatever the test was about, fits the schema of its kind."""
+        sql = "SELECT idx, kind, groups FROM records ORDER BY idx"
+        rows = await self.broker.read(lambda s: [tuple(row) for row in s.connection().exec_driver_sql(sql)])
+        for index, kind, groups in rows:
+            check_schema(kind, {name: text.encode() for name, (_, text) in orjson.loads(groups).items()}, index)
 
     async def check_log(self) -> None:
         """Integrates, and re-verifies the whole log from its public bytes, consistent with the last checkpoint kept."""
@@ -256,7 +266,9 @@ async def running(
                     serving.result()
                     raise AssertionError("the broker did not start")
             async with AsyncExitStack() as clients:
-                yield Running(broker, settings.issuer, clock, platform, provider, folder, clients)
+                yield (run := Running(broker, settings.issuer, clock, platform, provider, folder, clients))
+                if run.whole_records:
+                    await run.check_schemas()
         finally:
             server.should_exit = True
             await serving

@@ -1,11 +1,15 @@
-"""Re-verifies a whole log from its public bytes: checkpoint, tiles, entries, groups. Run after every journey."""
+"""Re-verifies a whole log from its public bytes: checkpoint, tiles, entries, groups; and each record fits its schema.
+
+Run after every journey.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import orjson
 
+from broker.audit import schema
 from broker.formats import checkpoint, merkle, record, succession
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
@@ -45,12 +49,25 @@ async def check_public_log(
         last_seq[fields.agent_tag] = fields.seq
         disclosed = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
         record.verify_groups(fields.root, commitments, disclosed)
+        check_schema(fields.kind, {name: text for name, (_, text) in disclosed.items()}, index)
     if kept is not None:
         old = opened(kept)
         assert merkle.root_of(leaves[: old.size]) == old.root, "the log is not a continuation of the one kept"
     for said in map(succession.open_signed, successions):
         assert merkle.root_of(leaves[: said.size]) == said.root, "the log does not continue the tree of a succession"
     return note
+
+
+def check_schema(kind: str, contents: Mapping[str, bytes], index: int) -> None:
+    """Checks one record's groups against the schema of its kind; an erased group is withheld, not misfitting."""
+    groups = {name: orjson.loads(content) for name, content in contents.items() if content}
+    erased = set(record.GROUPS) - set(contents)
+    found = [misfit for misfit in schema.misfits(kind, groups) if not _is_of(misfit, erased)]
+    assert found == [], f"record {index} does not fit its schema: {found}"
+
+
+def _is_of(misfit: str, erased: set[str]) -> bool:
+    return any(misfit.endswith(f".{name} is missing") and misfit.count(".") == 1 for name in erased)
 
 
 async def _level(fetch: Fetch, level: int, count: int) -> list[bytes]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import orjson
 from sqlmodel import Session, col, select, update
 
+from broker.audit import traits
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.clock import Clock
@@ -108,6 +109,7 @@ async def erase(
             session.exec(
                 update(RecordRow).where(col(RecordRow.idx) == row.idx).values(groups=orjson.dumps(groups), **values)
             )
+        traits.sort_again(session.connection(), indices)
 
     receipt = await audit.record(Step((event,), change=change))
     return Erased(indices, receipt.indices[0], following)

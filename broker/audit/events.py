@@ -44,6 +44,8 @@ class Kind(StrEnum):
     LINK_ISSUED = "LinkIssued"
     OPERATOR_SIGNED_IN = "OperatorSignedIn"
     OPERATOR_REFUSED = "OperatorRefused"
+    TRAIL_READ = "TrailRead"
+    SHARED_QUERY_CHANGED = "SharedQueryChanged"
 
 
 ABANDONED: Mapping[Kind, Kind] = {
@@ -57,6 +59,7 @@ ABANDONED: Mapping[Kind, Kind] = {
     Kind.KEY_ENDED: Kind.CHANGE_ABANDONED,
     Kind.LOG_KEY_ROTATED: Kind.CHANGE_ABANDONED,
     Kind.LOG_KEY_ENDED: Kind.CHANGE_ABANDONED,
+    Kind.SHARED_QUERY_CHANGED: Kind.CHANGE_ABANDONED,
 }
 """What closes a record whose caller was not told of it."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
-from sqlmodel import Session, col
+from sqlmodel import Session
 
 from broker.audit import trail
 from broker.audit.continuity import Continuity, Gap
@@ -136,9 +136,7 @@ class _Page:
 
 
 def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | None) -> _Page:
-    index = col(RecordRow.idx)
-    statement = trail.matching(query).where(index >= at.next, index < at.size).order_by(index).limit(PAGE)
-    rows = session.exec(statement).all()
+    rows = trail.page(session, replace(query, after=at.next - 1, below=at.size, limit=PAGE, oldest_first=True))
     following = rows[-1].idx + 1 if len(rows) == PAGE else at.size
     lines: list[bytes] = []
     try:

@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, Index, text
 from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
 from broker.audit.events import ABANDONED, Event, why_abandoned
 from broker.audit.inputs import Input, StoredInputs
+from broker.audit.traits import Key, Traits, human_of, key_of, note_spans, sort_in
 from broker.db.claims import Claim, take
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading
 from broker.db.reserve import DiskReserve
@@ -38,19 +39,30 @@ _SALT_BYTES = 16 * len(record.GROUPS)
 _TAGS_KEPT = 65_536
 """Agents whose last running number is kept in memory; the others' is read from the table."""
 
+_NAMED = text("human <> ''")
+"""Only records that name somebody beside their agent are in the index of those names."""
+
 Change = Callable[[Session], object]
 
 
 class RecordRow(SQLModel, table=True):
-    """One entry with its groups beside it. `idx` is dense from 0: the entry's index in the tree."""
+    """One entry with its groups beside it. `idx` is dense from 0: the entry's index in the tree.
+
+    `trait` and `human` are what it is searched by (`broker.audit.traits`); 0 is a record that is not sorted in yet.
+    """
 
     __tablename__ = "records"
-    __table_args__ = (UniqueConstraint("agent_tag", "seq"),)
+    __table_args__ = (
+        UniqueConstraint("agent_tag", "seq"),
+        Index("ix_records_trait", "trait", "idx"),
+        Index("ix_records_agent_trait", "agent", "trait", "idx"),
+        Index("ix_records_human_trait", "human", "trait", "idx", sqlite_where=_NAMED, postgresql_where=_NAMED),
+    )
 
     idx: int = Field(primary_key=True, sa_type=BIG_INTEGER, sa_column_kwargs={"autoincrement": False})
     at: float
-    kind: str = Field(index=True)
-    agent: str = Field(index=True)
+    kind: str
+    agent: str
     agent_tag: str
     seq: int = Field(sa_type=BIG_INTEGER)
     outcome: str
@@ -60,11 +72,13 @@ class RecordRow(SQLModel, table=True):
     leaf: bytes
     commitments: bytes
     groups: bytes
+    trait: int = Field(default=0, sa_column_kwargs={"server_default": text("0")})
+    human: str = Field(default="", sa_column_kwargs={"server_default": text("''")})
 
 
 _COLUMNS = (
     "idx", "at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "entry", "leaf", "commitments",
-    "groups",
+    "groups", "trait", "human",
 )  # fmt: skip
 _LEAF = _COLUMNS.index("leaf")
 
@@ -114,8 +128,8 @@ class _Prepared:
     root: bytes
     commitments: bytes
     groups: bytes
-    outcome: str
-    model: str
+    key: Key
+    human: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +163,15 @@ class AuditLog:
         self._tag_key = tag_key
         self._entropy = entropy
         self._reserve = reserve
-        self._owed: deque[Step] = deque(maxlen=10_000)
+        self._owed: deque[Step] = deque()  # as many as there were calls under way: none begins that cannot be recorded
         self._tasks: set[asyncio.Task[None]] = set()
+        sort_in(engine)
         with reading(engine) as session:
             self._size = stored_size(session.connection())
         self._next: int | None = self._size
         self._last: OrderedDict[str, int] = OrderedDict()
         self._inputs = StoredInputs()
+        self._traits = Traits()
         self._proof: tuple[int, bytes] | None = None
         self._winding_down = reserve is not None and not reserve.hold()
         self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
@@ -249,10 +265,9 @@ class AuditLog:
             name: (salts[16 * place : 16 * place + 16].hex(), content.decode())
             for place, (name, content) in enumerate(zip(record.GROUPS, committed.contents, strict=True))
         }
-        outcome = str((event.decision or {}).get("outcome", ""))
-        model = str((event.what or {}).get("model", ""))
+        key, human = key_of(str(event.kind), groups), human_of(groups)
         return _Prepared(
-            event, self.tag(event.agent), committed.root, committed.commitments, orjson.dumps(stored), outcome, model
+            event, self.tag(event.agent), committed.root, committed.commitments, orjson.dumps(stored), key, human
         )
 
     def _apply(self, connection: Connection, works: Sequence[_Work]) -> list[Receipt | Failed]:
@@ -274,13 +289,15 @@ class AuditLog:
                 outcomes.append(Failed(error))
                 continue
             indices = range(size, size + len(work.prepared))
-            rows += [self._row(idx, prepared) for idx, prepared in zip(indices, work.prepared, strict=True)]
+            for idx, prepared in zip(indices, work.prepared, strict=True):
+                rows.append(self._row(idx, prepared, self._traits.id_of(connection, prepared.key)))
             size = indices.stop
             for event in work.step.events:
                 named += event.inputs
             outcomes.append(Receipt(tuple(indices), result))
         self._inputs.store(connection, named)
         insert_rows(connection, "records", _COLUMNS, rows)
+        note_spans(connection, size - len(rows), size)
         self._next = size
         self._proof = (rows[-1][0], rows[-1][_LEAF]) if rows else None
         return outcomes
@@ -302,14 +319,14 @@ class AuditLog:
         found = execute(connection, "SELECT leaf FROM records WHERE idx = ?", self._proof[:1]).scalar()
         return found is not None and bytes(found) == self._proof[1]
 
-    def _row(self, idx: int, prepared: _Prepared) -> tuple[Any, ...]:
-        event = prepared.event
+    def _row(self, idx: int, prepared: _Prepared, trait: int) -> tuple[Any, ...]:
+        event, (kind, _, _, outcome, model, _) = prepared.event, prepared.key
         seq = self._last[prepared.agent_tag] + 1
         self._last[prepared.agent_tag] = seq
-        entry = record.entry(event.kind, prepared.agent_tag, seq, prepared.root)
+        entry = record.entry(kind, prepared.agent_tag, seq, prepared.root)
         return (
-            idx, event.at_ms / 1000, str(event.kind), event.agent, prepared.agent_tag, seq, prepared.outcome,
-            prepared.model, event.request_id, entry, leaf_hash(entry), prepared.commitments, prepared.groups,
+            idx, event.at_ms / 1000, kind, event.agent, prepared.agent_tag, seq, outcome, model, event.request_id,
+            entry, leaf_hash(entry), prepared.commitments, prepared.groups, trait, prepared.human,
         )  # fmt: skip
 
     def _load_sequences(self, connection: Connection, works: Sequence[_Work]) -> None:
@@ -329,6 +346,7 @@ class AuditLog:
                 self._last.popitem(last=False)
             return
         self._last.clear()
+        self._traits.forget()
         self._next = None  # read anew in the next transaction
         if self._reserve is not None and is_full(error) and not self._winding_down:
             self._winding_down = True

@@ -70,6 +70,8 @@ MAPPING: Mapping[Kind, Mapped] = {
     Kind.LOG_KEY_ROTATED: Mapped(ENTITY, 3, "Update", severity_id=3, entity="Log Key"),
     Kind.LOG_KEY_ENDED: Mapped(ENTITY, 11, "Deactivate", entity="Log Key"),
     Kind.RECORDS_ERASED: Mapped(API, 4, "Delete", severity_id=3),
+    Kind.TRAIL_READ: Mapped(API, 2, "Read"),
+    Kind.SHARED_QUERY_CHANGED: Mapped(API, 3, "Update"),
     Kind.LINK_ISSUED: Mapped(ENTITY, 1, "Create", entity="Sign-in Link"),
     Kind.OPERATOR_SIGNED_IN: Mapped(AUTHENTICATION, 1, "Logon"),
     Kind.OPERATOR_REFUSED: Mapped(API, OTHER, "Refuse", 2, 3),

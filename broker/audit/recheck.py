@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from sqlalchemy import Engine
 
+from broker.audit import traits
 from broker.audit.log import agent_tag
 from broker.audit.tree import stored_head
 from broker.db.engine import execute, reading
@@ -54,14 +56,18 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
         if note is None:
             raise ProofInvalid("The database holds no checkpoint: its log had not begun.")
         head = checkpoint.open_signed(note, log_key)
+        combinations = traits.stored(connection)
+        sorted_in = "trait, human" if combinations is not None else "0, ''"
         rows = execute(
             connection,
-            "SELECT idx, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, outcome, model "
-            "FROM records ORDER BY idx",
+            f"SELECT idx, {sorted_in}, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, "  # noqa: S608  names are ours
+            "outcome, model FROM records ORDER BY idx",
         )
-        for idx, *columns in rows:
+        for idx, trait, human, *columns in rows:
             try:
-                leaf, tag, seq = _checked(idx == frontier.size, last, tag_key, *columns)
+                leaf, tag, seq, said = _checked(idx == frontier.size, last, tag_key, *columns)
+                if trait and not traits.fits((combinations or {}).get(trait), human, columns[7], said):
+                    raise _sought_otherwise()
             except (ProofInvalid, Malformed) as error:
                 raise ProofInvalid(f"Record {idx}: {error.detail}") from error
             except (ValueError, TypeError, AttributeError) as error:
@@ -87,8 +93,8 @@ def _checked(
     groups: bytes,
     agent: str,
     *sought: object,
-) -> tuple[bytes, str, int]:
-    """Checks one record's columns; gives its leaf, its agent's pseudonym and number."""
+) -> tuple[bytes, str, int, dict[str, Any]]:
+    """Checks one record's columns; gives its leaf, its agent's pseudonym and number, and what its groups say."""
     if bytes(leaf) != leaf_hash(bytes(entry)):
         raise ProofInvalid("it is not the one that was hashed into the tree: it was altered.")
     fields = record.parse_entry(bytes(entry))
@@ -97,14 +103,18 @@ def _checked(
     shown = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
     record.verify_groups(fields.root, bytes(commitments), shown)
     renamed = "who" in shown and agent_tag(tag_key, agent) != tag
-    if renamed or _differs(fields.kind, shown, sought):
-        raise ProofInvalid("it is searched by what it does not say: a column was altered.")
-    return bytes(leaf), tag, seq
-
-
-def _differs(kind: str, shown: Mapping[str, tuple[bytes, bytes]], sought: Sequence[object]) -> bool:
-    """Whether the columns that a search goes by say something else than the record's groups that are there."""
     said = {name: orjson.loads(content) if content else {} for name, (_, content) in shown.items()}
+    if renamed or _differs(fields.kind, said, sought):
+        raise _sought_otherwise()
+    return bytes(leaf), tag, seq, said
+
+
+def _sought_otherwise() -> ProofInvalid:
+    return ProofInvalid("it is searched by what it does not say: a column was altered.")
+
+
+def _differs(kind: str, said: Mapping[str, Any], sought: Sequence[object]) -> bool:
+    """Whether the columns that a search goes by say something else than the record's groups that are there."""
     stored = (round(float(str(sought[1])) * 1000), *sought[2:])
     return sought[0] != kind or any(
         group in said and said[group].get(member, "") != value

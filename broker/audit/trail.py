@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 from sqlmodel import Session, col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.ranges import stated_groups
+from broker.audit.search import MAX_PAGE, Query, indices
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
 from broker.errors import Malformed, NotFound
@@ -22,56 +22,31 @@ from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 from broker.formats.receipt import Receipt
 
-MAX_PAGE = 500
+__all__ = [
+    "MAX_PAGE",
+    "Query",
+    "VerifiedRecord",
+    "bundle",
+    "open_calls",
+    "page",
+    "read",
+    "search",
+    "verify_bundle",
+]
+
 _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """What to search for; an empty field means any. `after` is the last index of the page before (keyset paging).
-
-    Newest first unless `oldest_first`. Times are milliseconds since the epoch, `until` exclusive.
-    """
-
-    agent: str = ""
-    kind: str = ""
-    outcome: str = ""
-    model: str = ""
-    request_id: str = ""
-    since_ms: int | None = None
-    until_ms: int | None = None
-    after: int | None = None
-    limit: int = 50
-    oldest_first: bool = False
-
-
-def matching(query: Query) -> SelectOfScalar[RecordRow]:
-    """Selects the records that a query's filters let through, in no order yet, and all of them."""
-    statement = select(RecordRow)
-    for column, value in (
-        (RecordRow.agent, query.agent),
-        (RecordRow.kind, query.kind),
-        (RecordRow.outcome, query.outcome),
-        (RecordRow.model, query.model),
-        (RecordRow.request_id, query.request_id),
-    ):
-        if value:
-            statement = statement.where(col(column) == value)
-    if query.since_ms is not None:
-        statement = statement.where(col(RecordRow.at) >= query.since_ms / 1000)
-    if query.until_ms is not None:
-        statement = statement.where(col(RecordRow.at) < query.until_ms / 1000)
-    return statement
 
 
 def search(session: Session, query: Query) -> list[dict[str, Any]]:
     """A page of records as `read` gives them."""
-    statement = matching(query)
-    index = col(RecordRow.idx)
-    if query.after is not None:
-        statement = statement.where(index > query.after if query.oldest_first else index < query.after)
-    statement = statement.order_by(index.asc() if query.oldest_first else index.desc())
-    return [_shown(row) for row in session.exec(statement.limit(min(max(query.limit, 1), MAX_PAGE)))]
+    return [_shown(row) for row in page(session, query)]
+
+
+def page(session: Session, query: Query) -> list[RecordRow]:
+    """A page of records as they are stored, in the order asked for."""
+    found = indices(session, query)
+    rows = {row.idx: row for row in session.exec(select(RecordRow).where(col(RecordRow.idx).in_(found)))}
+    return [rows[index] for index in found]
 
 
 def read(session: Session, index: int) -> dict[str, Any]:
@@ -91,15 +66,13 @@ def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
 
     Called at start, before anything else is recorded.
     """
-    started = session.exec(
-        select(RecordRow.idx).where(RecordRow.kind == Kind.BROKER_STARTED).order_by(col(RecordRow.idx).desc()).limit(1)
-    ).first()
+    started = indices(session, Query(kind=Kind.BROKER_STARTED, limit=1))
     kinds = sorted({Kind.CALL_ADMITTED, *CALL_ENDS})
     marks = ",".join("?" * len(kinds))
     rows = execute(
         session.connection(),
         f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND kind IN ({marks}) ORDER BY idx",  # noqa: S608  marks only
-        (started or 0, *kinds),
+        (started[0] if started else 0, *kinds),
     )
     found: dict[str, tuple[int, str, str, str]] = {}
     for idx, kind, agent, request_id, model in rows:

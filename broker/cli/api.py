@@ -138,7 +138,10 @@ class Api:
             return _read(self._client.get(path, params=_given(parameters)))
 
     def pages(self, path: str, *, limit: int | None, **parameters: object) -> Iterator[Any]:
-        """The JSON answers of page after page of a list; `limit` bounds the items of all pages together."""
+        """The JSON answers of page after page of a list; `limit` bounds the items of all pages together.
+
+        A page that names its search is asked on under that name, so that one search leaves one record.
+        """
         found = 0
         while limit is None or found < limit:
             size = _PAGE if limit is None else min(_PAGE, limit - found)
@@ -147,7 +150,7 @@ class Api:
             if page["next"] is None:
                 return
             found += size
-            parameters["after"] = page["next"]
+            parameters |= {"after": page["next"], "search": page.get("search")}
 
     def download(self, path: str) -> bytes:
         """The bytes of a GET."""

@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from broker.cli import erasure, exports, packages, proofs, record_view, watch
-from broker.cli.moments import moment
+from broker.cli import erasure, exports, packages, proofs, record_schema, record_view, saved_queries, watch
+from broker.cli.moments import is_age, moment
 from broker.cli.output import Json, err, print_json, print_json_items, print_table, progress, refusing, say, utc
-from broker.cli.record_filters import Agent, Model, OfKind, RequestId, Since, Until, WithOutcome
+from broker.cli.record_filters import (
+    Action,
+    Agent,
+    Human,
+    Model,
+    OfKind,
+    Owner,
+    Policy,
+    RequestId,
+    Since,
+    Until,
+    WithOutcome,
+)
 
 if TYPE_CHECKING:
     from broker.cli.api import Api
@@ -26,9 +38,13 @@ What a broker says about its own log is its claim. `verify` checks it with mathe
 @commands.command()
 def search(
     agent: Agent = "",
+    owner: Owner = "",
+    human: Human = "",
     kind: OfKind = None,
+    action: Action = "",
     outcome: WithOutcome = None,
     model: Model = "",
+    policy: Policy = "",
     request_id: RequestId = "",
     since: Since = "",
     until: Until = "",
@@ -36,30 +52,30 @@ def search(
     limit: Annotated[int, typer.Option(help="At most so many records.", min=1)] = 50,
     all: Annotated[bool, typer.Option("--all", help="Every record that fits, however many.")] = False,
     oldest_first: Annotated[bool, typer.Option("--oldest-first", help="Oldest first instead of newest first.")] = False,
+    saved: Annotated[str, typer.Option(help="Run this saved query; what else you give goes first.")] = "",
+    save: Annotated[str, typer.Option(help="Keep what you ask for under this name, and run it.")] = "",
+    shared: Annotated[bool, typer.Option("--shared", help="With --save: for everybody.")] = False,
     json: Json = False,
 ) -> None:
     """Finds records, newest first.
 
     Example: `broker audit search --agent nightly-summary --outcome deny --since 24h`
     """
-    since_ms, until_ms = (moment(text) if text else None for text in (since, until))
+    asked: dict[str, Any] = {
+        "agent": agent, "owner": owner, "human": human, "kind": kind, "action": action, "outcome": outcome,
+        "model": model, "policy": policy, "request_id": request_id, "oldest_first": oldest_first,
+        **{f"{name}_ms": int(moment(text)) for name, text in (("since", since), ("until", until)) if text},
+    }  # fmt: skip
+    if save and (saved or any(map(is_age, (since, until)))):
+        raise typer.BadParameter("--save keeps no ages and no other saved query; give --since 24h when you run it")
     with refusing(json):
         from broker.cli.api import Api
 
         with Api() as api:
-            pages = api.pages(
-                "/audit/records",
-                limit=None if all else limit,
-                agent=agent,
-                kind=kind,
-                outcome=outcome,
-                model=model,
-                request_id=request_id,
-                since_ms=since_ms,
-                until_ms=until_ms,
-                after=after,
-                oldest_first=str(oldest_first).lower(),
-            )
+            if save:
+                saved_queries.keep(api, save, asked, shared=shared)
+            asked["oldest_first"] = str(oldest_first).lower()
+            pages = api.pages("/audit/records", limit=None if all else limit, **asked, after=after, saved=saved)
             following: dict[str, int | None] = {"next": None}
             found = _records(api, pages, following, oldest_first=oldest_first, bar=all and not json)
             if json:
@@ -94,6 +110,8 @@ def show(index: proofs.Index, json: Json = False) -> None:
 
 _COMMANDS = (
     exports.export,
+    saved_queries.saved,
+    record_schema.schema,
     proofs.prove,
     proofs.verify,
     proofs.checkpoint,

@@ -11,6 +11,11 @@ _AGO = re.compile(r"(\d{1,6})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
+def is_age(text: str) -> bool:
+    """Whether a time is written as an age, which is another moment whenever it is read."""
+    return _AGO.fullmatch(text) is not None
+
+
 def moment(text: str) -> str:
     """Milliseconds since the epoch of what a person writes for a time; UTC where no zone is written."""
     from broker.clock import SystemClock

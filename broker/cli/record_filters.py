@@ -18,6 +18,12 @@ class Outcome(StrEnum):
 
 
 Agent = Annotated[str, typer.Option("--agent", help="Whose records: an agent, or operator:NAME.")]
+Owner = Annotated[str, typer.Option("--owner", help="Of agents that this team or person answers for.")]
+Human = Annotated[
+    str, typer.Option("--human", help="An operator, who approved, or the subject of an agent's evidence.")
+]
+Action = Annotated[str, typer.Option("--action", help="What was asked for: exchange, call, change, readTrail …")]
+Policy = Annotated[str, typer.Option("--policy", help="Decided by this policy, or named by this enrolment rule.")]
 OfKind = Annotated[Kind | None, typer.Option("--kind", help="Records of this kind.", metavar="KIND")]
 WithOutcome = Annotated[Outcome | None, typer.Option("--outcome", help="How the decision came out.")]
 Model = Annotated[str, typer.Option("--model", help="Calls to this model: endpoint/model.")]

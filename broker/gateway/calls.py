@@ -90,6 +90,7 @@ class Admitted:
 
     call: IncomingCall
     agent: Agent
+    instance: str
     model: Model
     body: bytes
     room: Reservation
@@ -196,7 +197,8 @@ class Gateway:
             raise
         told = decided.told
         record = await self._record(call, caller, Kind.CALL_ADMITTED, model.full_name, len(body), told, decided)
-        return Admitted(call, caller.principal, model, body, room, asked.stream, record, self.clock.now())
+        instance = caller.token.instance or ""
+        return Admitted(call, caller.principal, instance, model, body, room, asked.stream, record, self.clock.now())
 
     def decide(self, caller: Caller, model: Model, operation: str, *, stream: bool) -> Decided:
         """The decision on one call."""
@@ -303,6 +305,8 @@ class Gateway:
             agent=admitted.agent.id,
             at=self.clock.now(),
             request_id=admitted.call.request_id,
+            who={"agent": admitted.agent.id, "instance": admitted.instance},
+            for_whom={"owner": admitted.agent.owner},
             what={"action": "call", "model": admitted.model.full_name},
             request={
                 "status": outcome.status,

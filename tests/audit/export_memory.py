@@ -64,6 +64,7 @@ def _rows(start: int, end: int) -> Iterator[tuple[object, ...]]:
             "idx": index, "at": 1_800_000_000.0 + index / 1000, "kind": "CallAdmitted", "agent": agent,
             "agent_tag": tag, "seq": seq, "outcome": "permit", "model": "e/m", "request_id": digest[:22],
             "entry": entry, "leaf": bytes.fromhex(digest), "commitments": b"", "groups": orjson.dumps(groups),
+            "trait": 0, "human": "",
         }  # fmt: skip
         yield tuple(row[name] for name in _COLUMNS)
 

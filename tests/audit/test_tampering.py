@@ -124,7 +124,7 @@ def _flip(stored: Stored, table: str, column: str, where: str) -> None:
     stored.change(f"UPDATE {table} SET {column} = ? WHERE {where}", altered)
 
 
-_SEARCHED = ("at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id")
+_SEARCHED = ("at", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "trait", "human")
 _PROVED = ("entry", "leaf", "commitments", "groups")
 
 

@@ -39,7 +39,7 @@ def _grow(engine: Engine, size: int) -> None:
     """Puts rows with the leaves of `_leaf` behind those that are there, until there are `size`."""
     with writing(engine) as connection:
         start = connection.exec_driver_sql("SELECT count(*) FROM records").scalar_one()
-        filled = {"at": 0.0, "entry": b"", "commitments": b"", "groups": b""}
+        filled = {"at": 0.0, "trait": 0, "entry": b"", "commitments": b"", "groups": b""}
         rows = [
             tuple({**filled, "idx": index, "seq": index, "leaf": _leaf(index)}.get(name, "") for name in _COLUMNS)
             for index in range(start, size)

@@ -119,7 +119,7 @@ def _search(plan: Plan, log: DiskLog) -> list[Result]:
             with reading(log.engine) as session:
                 found = trail.search(session, query)
             waited.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
-            if not found:
+            if not found and not query.human:
                 raise RuntimeError(f"a search for {name} found nothing")
     for name, times_ms in waited.items():
         plan.say(f"audit search, {name}: {spread(times_ms, 1)} ms")
@@ -136,6 +136,12 @@ def _questions(agent: str, request_id: str, at_ms: int) -> Mapping[str, Query]:
         "one kind": Query(kind=Kind.CALL_REFUSED),
         "an agent since a moment": Query(agent=agent, since_ms=at_ms, oldest_first=True),
         "one model": Query(model=records.MODEL),
+        "refusals of an owner": Query(owner=records.OWNER, outcome="deny", action="call"),
+        "decided by a policy": Query(policy="outside-ceiling"),
+        "of a policy until a moment": Query(policy="inside-ceiling", owner=records.OWNER, until_ms=at_ms + 1),
+        "an action since a moment": Query(action="call", since_ms=at_ms, oldest_first=True),
+        "an agent's calls of a model": Query(agent=agent, kind=Kind.CALL_ADMITTED, model=records.MODEL),
+        "who is named nowhere": Query(human="nobody"),
     }
 
 

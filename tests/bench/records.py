@@ -33,6 +33,7 @@ REFUSED_EVERY = 500
 
 AGENTS = tuple(f"cluster/{NAMESPACE}/account-{number:02}" for number in range(ACCOUNTS))
 MODEL = "provider/bench-small"
+OWNER = "platform-team"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def _step(place: int, now: float) -> Step:
         at=now,
         request_id=id,
         who={"agent": agent, "instance": "i" * 32, "thumbprint": thumbprint},
-        for_whom={"owner": "platform-team"},
+        for_whom={"owner": OWNER},
         what={"action": "call", "operation": "chat.completions", "model": MODEL, "token_id": new_id(system_entropy)},
         decision={
             "outcome": "deny" if refused else "permit",

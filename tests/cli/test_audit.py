@@ -137,3 +137,58 @@ def test_nobody_erases_by_default(admin: Person) -> None:
     assert asked.exit_code == 1
     assert "for good?" in asked.output
     assert "do not let you erase" in admin.refused(*arguments, "--yes")
+
+
+def test_who_and_why_narrow_too(admin: Person) -> None:
+    """By human, action, policy and owner; whoever reads is found by what reading left."""
+    read = admin.json("audit", "search", "--human", "admin", "--action", "readTrail", "--limit", "1")["records"]
+    assert read == [] or read[0]["kind"] == "TrailRead"
+    (again,) = admin.json("audit", "search", "--human", "admin", "--action", "readTrail", "--limit", "1")["records"]
+    assert again["groups"]["what"]["query"] == {"human": "admin", "action": "readTrail"}
+    signed_in = admin.json("audit", "search", "--kind", "OperatorSignedIn", "--human", "admin")["records"]
+    assert {record["agent"] for record in signed_in} == {"operator:admin"}
+    decided = admin.json("audit", "search", "--policy", "operators-exchange", "--limit", "1")["records"]
+    assert decided[0]["groups"]["decision"]["policies"] == ["operators-exchange"]
+    assert admin.json("audit", "search", "--owner", "nobody")["records"] == []
+
+
+def test_the_pages_of_a_search_leave_one_record(admin: Person) -> None:
+    """`--all` over several pages is one search in the trail."""
+    for _ in range(3):
+        admin.json("audit", "search", "--all", "--oldest-first", "--request-id", "none")
+    before = admin.json("audit", "search", "--action", "readTrail", "--all")["records"]
+    after = admin.json("audit", "search", "--action", "readTrail", "--all")["records"]
+    assert len(after) == len(before) + 1
+
+
+def test_a_question_is_kept_run_and_forgotten(admin: Person) -> None:
+    """`--save` keeps and runs it, `--saved` runs it again with what else is given, `saved` lists and forgets."""
+    kept = admin("audit", "search", "--kind", "BrokerStarted", "--oldest-first", "--save", "starts", "--shared")
+    assert kept.exit_code == 0
+    assert "broker audit search --saved starts" in kept.stderr
+    assert "starts" in admin.ok("audit", "saved")
+    assert "kind=BrokerStarted" in admin.ok("audit", "saved")
+    found = admin.json("audit", "search", "--saved", "starts", "--since", "1d")["records"]
+    assert {record["kind"] for record in found} == {"BrokerStarted"}
+    (changed, *_) = admin.json("audit", "search", "--kind", "SharedQueryChanged")["records"]
+    assert changed["groups"]["remedy"]["name"] == "starts"
+    assert admin.ok("audit", "saved", "--forget", "starts", "--shared") == "Forgot starts.\n"
+    assert "No query is saved as" in admin.refused("audit", "search", "--saved", "starts")
+    assert "No query is saved." in admin.ok("audit", "saved")
+
+
+def test_an_age_is_not_kept(admin: Person) -> None:
+    """What was a day ago today is not what it is tomorrow, so a saved query holds moments alone."""
+    result = admin("audit", "search", "--since", "1d", "--save", "young")
+    assert result.exit_code == 2
+    assert "when you run it" in " ".join(result.stderr.split())
+
+
+def test_the_schema_is_shown_as_a_table_and_as_json(admin: Person) -> None:
+    """All kinds; one with its members, which may be absent; and as JSON Schema."""
+    assert "TrailRead" in admin.ok("audit", "schema")
+    shown = admin.ok("audit", "schema", "CallCompleted")
+    assert "CallCompleted, version 1" in shown
+    assert "integer or null" in shown
+    document = admin.json("audit", "schema", "CallCompleted")["kinds"]["CallCompleted"]
+    assert document["$schema"] == "https://json-schema.org/draft/2020-12/schema"

@@ -104,6 +104,7 @@ async def auditor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     async with running(tmp_path) as run:
         person = Person(tmp_path / "home")
         await asyncio.to_thread(person.ok, "login", await run.broker.sign_in.link("admin"))
+        run.whole_records = False
         found = Auditor(run, person, tmp_path)
         await found.grow(
             30, what={"action": "call", "model": "e/m", "note": "\u2028 a\nb \x85"}, for_whom={"owner": "x"}

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from broker.audit import trail
 from broker.audit.log import RecordRow
+from broker.audit.traits import TraitsRow, note_spans
 from broker.db import claims
 from broker.db.claims import Claim, take
 from broker.db.engine import begin_to_write, execute, insert_rows, open_server, reading, writer_of, writing
@@ -270,8 +271,10 @@ def test_what_failed_tells_no_values(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (trail.Query(agent="a"), "ix_records_agent"),
-        (trail.Query(kind="CallRefused"), "ix_records_kind"),
+        (trail.Query(agent="a1"), "ix_records_agent_trait"),
+        (trail.Query(human="h1"), "ix_records_human_trait"),
+        (trail.Query(kind="K7"), "ix_records_trait"),
+        (trail.Query(owner="o7", since_ms=0), "ix_records_trait"),
         (trail.Query(request_id="r 7"), "ix_records_request_id"),
         (trail.Query(after=5_000), "records_pkey"),
     ],
@@ -282,21 +285,32 @@ def test_a_search_uses_an_index(engine: Engine, query: trail.Query, index: str) 
     with writing(engine) as connection:
         filler = {"at": 0.0, "entry": b"", "leaf": b"", "commitments": b"", "groups": b"{}".ljust(500)}
         rows = [
-            {**filler, "idx": n, "seq": n, "agent": f"a{n % 997 or ''}", "kind": f"K{n % 53}", "request_id": f"r {n}"}
+            {
+                **filler,
+                "idx": n,
+                "seq": n,
+                "agent": f"a{n % 997}",
+                "human": f"h{n}" if n % 20 == 1 else "",
+                "trait": n % 53 + 1,
+                "request_id": f"r {n}",
+            }
             for n in range(10_000)
         ]
+        combinations = [(n + 1, f"K{n}", f"o{n}", "", "", "", "[]") for n in range(53)]
+        insert_rows(connection, "traits", tuple(TraitsRow.model_fields), combinations)
         insert_rows(connection, "records", columns, [tuple(row.get(name, "") for name in columns) for row in rows])
+        note_spans(connection, 0, 10_000)
     with server().session(_name(engine)) as session:
         session.execute("ANALYZE")
     seen: list[tuple[str, Any]] = []
     event.listen(engine, "before_cursor_execute", lambda _c, _cursor, text, values, *_: seen.append((text, values)))
     with reading(engine) as reader:
-        trail.search(reader, query)
-    statement, values = seen[-1]
+        assert trail.search(reader, query)
+    asked = [(statement, values) for statement, values in seen if "FROM records" in statement]
     with server().session(_name(engine)) as session:
-        plan = str(session.execute(f"EXPLAIN {statement}".encode(), values).fetchall())
-    assert "Seq Scan" not in plan
-    assert index in plan
+        plans = [str(session.execute(f"EXPLAIN {said}".encode(), values).fetchall()) for said, values in asked]
+    assert not any("Seq Scan on records" in plan for plan in plans)
+    assert any(index in plan for plan in plans)
 
 
 def test_pruning_uses_an_index(engine: Engine) -> None:

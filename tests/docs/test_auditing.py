@@ -35,6 +35,7 @@ def test_an_auditor_verifies_by_the_document(tmp_path: Path) -> None:
         machine.follow(AUDITING.section("Verify the whole log"))
         machine.follow(AUDITING.section("Watch it"))
         machine.follow(AUDITING.section("Take a record away, and prove it"))
+        assert "changes" in machine.follow(AUDITING.section("Search"))
         (program,) = AUDITING.section("Verify it with a program of your own").blocks("python")
         (machine.home / "check.py").write_text(program.text)
         machine.follow(AUDITING.section("Verify it with a program of your own"))

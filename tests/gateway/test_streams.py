@@ -10,11 +10,13 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from broker.audit import trail
 from broker.clock import SystemClock
 from broker.demo.provider import StandInProvider
 from broker.entropy import system_entropy
 from broker.settings import Gateway
 from tests.build import MODEL, Running, free_port, running
+from tests.faults import locked
 from tests.gateway.world import CHAT, MESSAGES, RULES, ByHand, by_hand, last_records, manifest, records, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -197,3 +199,29 @@ async def test_a_stopping_broker_records_the_end_of_its_calls(tmp_path: Path) ->
             kinds = await run.kinds()
             assert kinds[-4:] == ["CallAdmitted", "CallFailed", "BrokerStopped", "BrokerStarted"]
             await run.check_log()
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_no_call_of_a_run_stays_open(tmp_path: Path) -> None:
+    """However calls end, the database gone or not, each has its end once what is owed is settled: no job need look."""
+    async with running(tmp_path) as run:
+        await run.apply(manifest(run))
+        caller = await by_hand(run)
+        await asyncio.gather(*(caller.post({"model": MODEL}) for _ in range(3)))
+        await asyncio.gather(*(_leave_in_the_middle(caller) for _ in range(3)))
+        body = json.dumps({"model": "slow", "stream": True, "messages": MESSAGES})
+        async with caller.http.stream("POST", caller.part.call, content=body, headers=caller.headers()) as answer:
+            await anext(answer.aiter_raw())
+            with locked(run.broker.engine):
+                late = asyncio.create_task(caller.post({"model": MODEL}))
+                await answer.aclose()
+                assert (await late).status_code == 503
+                await run.broker.gateway.finish()
+                assert run.broker.audit.owed == 1
+        assert await run.broker.audit.settle_owed() == 0
+
+        async def none_open() -> bool:
+            return await run.broker.read(trail.open_calls) == []
+
+        await until(none_open)
+        assert (await run.kinds()).count("CallAdmitted") >= 7

@@ -60,7 +60,7 @@ def _pages_read(run: Running) -> Iterator[list[str]]:
     seen: list[str] = []
 
     def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if "records.idx >=" in statement:
+        if "records.idx IN" in statement:
             seen.append(statement)
 
     database_event.listen(run.broker.engine, "before_cursor_execute", count)
@@ -74,10 +74,15 @@ async def _grow(run: Running, count: int, size: int) -> None:
     """Records of so many bytes each."""
     for _ in range(0, count, 50):
         now = run.clock.now()
-        what = {"action": "call", "filler": "x" * size}
-        await run.broker.audit.record(
-            Step(tuple(Event(Kind.CALL_ADMITTED, agent="big", at=now, request_id="big", what=what) for _ in range(50)))
+        big = Event(
+            Kind.REFUSALS_COUNTED,
+            agent="big",
+            at=now,
+            request_id="big",
+            decision={"outcome": "deny", "reason": "x" * size},
+            request={"source": "s", "minute": 1, "count": 1},
         )
+        await run.broker.audit.record(Step((big,) * 50))
     await asyncio.to_thread(run.broker.tree.integrate)
 
 

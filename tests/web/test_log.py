@@ -21,7 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def reader(run: Running) -> httpx2.AsyncClient:
     """Somebody without any token, and a log of more than one tile."""
-    nothing = Event(Kind.REFUSALS_COUNTED, agent="broker", at=run.clock.now(), request_id="filler")
+    nothing = Event(Kind.BROKER_STOPPED, agent="broker", at=run.clock.now(), request_id="filler")
     await run.broker.audit.record(Step((nothing,) * 300))
     await asyncio.to_thread(run.broker.tree.integrate)
     assert run.broker.audit.size > 256

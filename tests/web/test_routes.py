@@ -42,11 +42,13 @@ NEEDS = {
     "/api/v1/contain": "contain",
     "/api/v1/keys/rotate": "contain",
     "/api/v1/audit/erase": "erase",
+    "/api/v1/audit/queries": "readTrail",
     "/api/v1/policies/check": "propose",
     "/api/v1/policies/explain": "read",
 }
 """What each route asks for that is more than a look; written down here, for the table could be wrong."""
 BODIES: dict[str, Any] = {
+    "/api/v1/audit/queries": {"name": "all", "query": {}},
     "/api/v1/changes": {"agents": {"a": {"owner": "o", "purpose": "p"}}},
     "/api/v1/contain": {"section": "agents", "name": "nobody", "status": "revoked", "why": "test"},
     "/api/v1/policies/check": {"files": {"a.cedar": ""}},

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from broker.audit import export, package, ranges, trail
+from broker.audit import export, package, ranges, saved, schema, trail
 from broker.audit.events import Kind
+from broker.errors import InvalidRequest
 from broker.policy import active
 from broker.web.api.access import Auditor, TheBroker
+from broker.web.api.reading import TheReading
 
 router = APIRouter(tags=["audit"], prefix="/audit")
 
@@ -23,41 +26,68 @@ Milliseconds = Annotated[int | None, Query(ge=0, le=_MAX)]
 @router.get("/records")
 async def search(
     broker: TheBroker,
-    _me: Auditor,
+    reading: TheReading,
     agent: str = "",
+    owner: str = "",
+    human: str = "",
     kind: Kind | None = None,
+    action: str = "",
     outcome: str = "",
     model: str = "",
+    policy: str = "",
     request_id: str = "",
     since_ms: Milliseconds = None,
     until_ms: Milliseconds = None,
     after: Annotated[int | None, Query(ge=-1, le=_MAX)] = None,
     limit: Annotated[int, Query(ge=1, le=trail.MAX_PAGE)] = 50,
     oldest_first: bool = False,
+    saved_as: Annotated[str, Query(alias="saved")] = "",
+    search: Annotated[int | None, Query(ge=0, le=_MAX)] = None,
 ) -> dict[str, Any]:
-    """Records, newest first, a page at a time: pass the last index of a page as `after`."""
-    query = trail.Query(agent, kind or "", outcome, model, request_id, since_ms, until_ms, after, limit, oldest_first)
-    found = await broker.read(lambda session: trail.search(session, query))
-    return {"records": found, "next": found[-1]["index"] if len(found) == limit else None}
+    """Records, newest first, a page at a time: pass the last index of a page as `after`.
+
+    `saved` runs a saved query; what is given beside it goes before what is saved. The answer's `search` is the record
+    of this search. Pass it on with each further page, which then leaves no record of its own, and shows nothing newer.
+    """
+    asked = trail.Query(
+        agent=agent, owner=owner, human=human, kind=str(kind or ""), action=action, outcome=outcome, model=model,
+        policy=policy, request_id=request_id, since_ms=since_ms, until_ms=until_ms, oldest_first=oldest_first,
+    )  # fmt: skip
+    if search is not None and after is None:
+        raise InvalidRequest("`search` belongs to a further page, which says with `after` where it goes on.")
+
+    if saved_as:
+        asked = await broker.read(lambda session: saved.refined(session, saved_as, asked, by=reading.by.id))
+    if search is not None:
+        await reading.check_continues(search, asked)
+    page = replace(asked, after=after, limit=limit, below=search)
+    found = await broker.read(lambda session: trail.search(session, page))
+    more = len(found) == limit
+    if search is None:
+        search = await reading.note("search", {"query": asked.described()}, shown=len(found), more=more)
+    return {"records": found, "next": found[-1]["index"] if more else None, "search": search}
 
 
 @router.get("/records/{index}")
-async def show(broker: TheBroker, _me: Auditor, index: Index) -> dict[str, Any]:
+async def show(broker: TheBroker, reading: TheReading, index: Index) -> dict[str, Any]:
     """One record with its groups and its exact bytes."""
-    return await broker.read(lambda session: trail.read(session, index))
+    found = await broker.read(lambda session: trail.read(session, index))
+    await reading.note("record", {"index": index}, shown=1)
+    return found
 
 
 @router.get("/records/{index}/bundle")
-async def bundle(broker: TheBroker, _me: Auditor, index: Index) -> Response:
+async def bundle(broker: TheBroker, reading: TheReading, index: Index) -> Response:
     """Everything that proves the record without us, as a file for `broker audit verify`."""
     data = await broker.read(lambda session: trail.bundle(session, broker.tree, index))
+    await reading.note("bundle", {"index": index}, shown=1)
     return Response(data, media_type="application/json")
 
 
 @router.get("/export")
 async def export_records(
     broker: TheBroker,
-    _me: Auditor,
+    reading: TheReading,
     agent: str = "",
     kind: Kind | None = None,
     outcome: str = "",
@@ -72,27 +102,31 @@ async def export_records(
     A line with the member `export` is no record: its cursor covers all lines before it, and the last one says with
     `more` whether to ask again. As fast as it is read, and no faster.
     """
-    query = trail.Query(agent, kind or "", outcome, model, request_id, since_ms, until_ms)
+    query = trail.Query(agent, str(kind or ""), outcome, model, request_id, since_ms, until_ms)
     start = await broker.read(lambda _session: export.begin(broker.tree, after))
+    if start.next < start.size:
+        of = {"query": query.described(), "range": [start.next, start.size]}
+        await reading.note("export", of, shown=start.size - start.next)
     return StreamingResponse(export.stream(broker.read, query, start), media_type="application/x-ndjson")
 
 
 @router.get("/entries")
 async def entries(
     broker: TheBroker,
-    _me: Auditor,
+    reading: TheReading,
     start: Annotated[int, Query(ge=0, le=_MAX)],
     end: Annotated[int, Query(ge=0, le=_MAX)],
 ) -> Response:
     """Records [start, end) with what proves each in the tree: what there is, and as many as one answer takes."""
-    found = await broker.read(lambda session: orjson.dumps({"entries": ranges.read_range(session, start, end)}))
-    return Response(found, media_type="application/json")
+    found = await broker.read(lambda session: ranges.read_range(session, start, end))
+    await reading.note("entries", {"range": [start, start + len(found)]}, shown=len(found))
+    return Response(orjson.dumps({"entries": found}), media_type="application/json")
 
 
 @router.get("/package")
 async def evidence_package(
     broker: TheBroker,
-    _me: Auditor,
+    reading: TheReading,
     agent: str = "",
     since_ms: Milliseconds = None,
     until_ms: Milliseconds = None,
@@ -101,6 +135,8 @@ async def evidence_package(
     scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
     tag = broker.audit.tag(agent) if agent else ""
     found = await broker.read(lambda session: package.begin(session, broker.tree, scope, tag, now=now))
+    asked = trail.Query(agent=agent, since_ms=since_ms, until_ms=until_ms)
+    await reading.note("package", {"query": asked.described()}, shown=found.end - found.start)
     pieces = package.written(found, broker.engine, broker.tree, active.texts)
     return StreamingResponse(pieces, media_type="application/zip")
 
@@ -110,3 +146,10 @@ async def consistency(broker: TheBroker, _me: Auditor, old: int, new: int) -> di
     """The proof that the log of `new` entries begins with the log of `old` (RFC 6962 §2.1.2)."""
     hashes = await broker.read(lambda _session: broker.tree.consistency(old, new))
     return {"old": old, "new": new, "hashes": [item.hex() for item in hashes]}
+
+
+@router.get("/schema")
+async def schemas(_me: Auditor, kind: Kind | None = None) -> dict[str, Any]:
+    """What records hold, as a JSON Schema for each kind, and the digest of all that `BrokerStarted` names."""
+    kinds = list(schema.SCHEMAS) if kind is None else [kind]
+    return {"digest": schema.digest(), "kinds": {str(each): schema.document(each) for each in sorted(kinds)}}

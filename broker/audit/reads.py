@@ -1,0 +1,79 @@
+"""Reading is recorded: who was shown groups of records, by which question, and how many.
+
+The record is durable before the answer is sent. One search leaves one record however many pages it takes: its answer
+names the record, whoever asks for a further page names it again, and the pages go no further than the log went then.
+Reading what everybody may read (checkpoints, tiles) leaves nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+from sqlmodel import Session
+
+from broker.audit.events import Event, Group, Kind
+from broker.audit.log import AuditLog, RecordRow, Step
+from broker.audit.search import Query
+from broker.errors import InvalidRequest
+
+SEARCH_LIFE_S = 3600
+"""How long after its record further pages of a search are given."""
+
+ACTION = "readTrail"
+"""What operators' policies call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """An operator who asks for records: principal id, roles, where from, in which request."""
+
+    id: str
+    roles: Sequence[str]
+    source: str
+    request_id: str
+
+
+async def note(audit: AuditLog, way: str, of: Group, *, shown: int, more: bool, reader: Reader, now: float) -> int:
+    """Records one read, before its answer is sent; returns the record's index. Fails closed.
+
+    Args:
+        audit: the log.
+        way: what was read: `search`, `record`, `bundle` …
+        of: the question: `{"query": …}`, `{"index": …}` or `{"range": [start, end]}`.
+        shown: how many records the answer shows; of an export, how many it shows at most.
+        more: whether further ones may be asked for under this record.
+        reader: who reads.
+        now: seconds since the epoch.
+
+    Raises:
+        Unavailable: it is not recorded, so nothing may be shown.
+    """
+    event = Event(
+        Kind.TRAIL_READ,
+        agent=reader.id,
+        at=now,
+        request_id=reader.request_id,
+        who={"agent": reader.id, "roles": list(reader.roles)},
+        what={"action": ACTION, "way": way, **of},
+        request={"source": reader.source, "shown": shown, "more": more},
+    )
+    return (await audit.record(Step((event,)))).indices[0]
+
+
+def check_continues(session: Session, search: int, query: Query, *, by: str, now: float) -> None:
+    """Makes sure that a further page belongs to the search that the record `search` tells of.
+
+    Raises:
+        InvalidRequest: it is no search of this operator's, of another question, or too long ago.
+    """
+    row = session.get(RecordRow, search)
+    if row is not None and row.kind == Kind.TRAIL_READ and row.agent == by and now - row.at < SEARCH_LIFE_S:
+        stored = orjson.loads(row.groups)
+        what = orjson.loads(stored["what"][1]) if stored.get("what", ("", ""))[1] else {}
+        if what.get("way") == "search" and what.get("query") == query.described():
+            return
+    raise InvalidRequest(
+        f"Record {search} is no search of yours for this within the last hour. Leave `search` out to begin a new one."
+    )

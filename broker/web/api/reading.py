@@ -1,0 +1,53 @@
+"""Whoever is shown groups of records is recorded first: a dependency of every route that shows any."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from broker.audit import reads
+from broker.audit.events import Group
+from broker.audit.search import Query
+from broker.identity.operators import Operator
+from broker.web import asgi
+from broker.web.api.access import Auditor, broker_of, request_id_of
+
+
+class Reading:
+    """An auditor's request for records.
+
+    Args:
+        operator: who asks, admitted for `readTrail`.
+        request: the request.
+    """
+
+    def __init__(self, operator: Operator, request: Request) -> None:
+        self._broker = broker_of(request)
+        source = asgi.source(request.scope, self._broker.settings.server.trusted_proxy)
+        self.by = reads.Reader(operator.id, operator.roles, source, request_id_of(request))
+
+    async def note(self, way: str, of: Group, *, shown: int, more: bool = False) -> int:
+        """Records what the answer is about to show; returns the record's index. See `broker.audit.reads.note`.
+
+        Raises:
+            Unavailable: it is not recorded, so nothing may be shown.
+        """
+        now = self._broker.clock.now()
+        return await reads.note(self._broker.audit, way, of, shown=shown, more=more, reader=self.by, now=now)
+
+    async def check_continues(self, search: int, query: Query) -> None:
+        """Makes sure that a further page belongs to a search of this operator's. See `broker.audit.reads`.
+
+        Raises:
+            InvalidRequest: it does not.
+        """
+        now = self._broker.clock.now()
+        await self._broker.read(lambda session: reads.check_continues(session, search, query, by=self.by.id, now=now))
+
+
+async def _reading(operator: Auditor, request: Request) -> Reading:
+    return Reading(operator, request)
+
+
+TheReading = Annotated[Reading, Depends(_reading)]
