@@ -89,7 +89,8 @@ def read(session: Session, index: int) -> dict[str, Any]:
 def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     """Calls admitted in the last run of the broker that no record closes, as (index, agent, request id, model).
 
-    Called at start, before anything else is recorded.
+    Called at start, before anything else is recorded. A call whose id was erased is a day old at least, and left out: its
+    end may be there under the id, or be erased too.
     """
     started = session.exec(
         select(RecordRow.idx).where(RecordRow.kind == Kind.BROKER_STARTED).order_by(col(RecordRow.idx).desc()).limit(1)
@@ -98,7 +99,8 @@ def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     marks = ",".join("?" * len(kinds))
     rows = execute(
         session.connection(),
-        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND kind IN ({marks}) ORDER BY idx",  # noqa: S608  marks only
+        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND request_id <> '' "  # noqa: S608  marks only
+        f"AND kind IN ({marks}) ORDER BY idx",
         (started or 0, *kinds),
     )
     found: dict[str, tuple[int, str, str, str]] = {}
