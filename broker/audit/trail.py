@@ -89,8 +89,8 @@ def read(session: Session, index: int) -> dict[str, Any]:
 def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     """Calls admitted in the last run of the broker that no record closes, as (index, agent, request id, model).
 
-    Called at start, before anything else is recorded. A call whose id was erased is a day old at least, and left out: its
-    end may be there under the id, or be erased too.
+    Called at start, before anything else is recorded. A call whose id was erased is a day old at least, and left out:
+    its end may be there under the id, or be erased too.
     """
     started = session.exec(
         select(RecordRow.idx).where(RecordRow.kind == Kind.BROKER_STARTED).order_by(col(RecordRow.idx).desc()).limit(1)

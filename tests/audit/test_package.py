@@ -318,7 +318,7 @@ async def test_what_was_erased_is_not_in_the_package_and_the_rest_is_proved(tmp_
 
 
 def test_no_record_is_left_out_at_the_log_s_beginning(made: Made, tmp_path: Path) -> None:
-    """An agent's package from the first entry on begins with its number 1; and one without any record proves nothing."""
+    """An agent's package from the first entry on begins with its number 1; one without a record proves nothing."""
     package = Path(shutil.copytree(made.of_agent, tmp_path / "package"))
     lines = (package / "records.jsonl").read_text().splitlines(keepends=True)
     (package / "records.jsonl").write_text("".join(lines[1:]))
