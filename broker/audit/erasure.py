@@ -3,8 +3,8 @@
 The entry commits to seven salted groups. What is erased leaves its commitment behind, so the entry, its place in the
 tree and all other groups verify as before; what the group said can no longer be shown, nor guessed and checked, for the
 salt is gone. With a group go the columns that were copied from it for searching. Each batch is one step with its own
-record, which says who erased which groups of which records, and why. Nothing else in the broker takes anything from the
-log.
+record, which says who erased which groups of which records, and why, and is never erased itself. Nothing else in the
+broker takes anything from the log.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from broker.formats.record import GROUPS
 MAX_BATCH = 500
 """Records in one step, so that the writer is not kept from others for long."""
 
-_DAY_S = 86_400
+DAY_S = 86_400
+"""To the day the time of a record is kept where it was erased."""
 
 _COPIED: Mapping[str, Mapping[str, object]] = {
     "who": {"agent": ""},
@@ -105,7 +106,7 @@ async def erase(
                 groups.pop(name, None)
                 values |= _COPIED.get(name, {})
             if "request" in selection.groups:
-                values["at"] = float(int(row.at) // _DAY_S * _DAY_S)
+                values["at"] = float(int(row.at) // DAY_S * DAY_S)
             session.exec(
                 update(RecordRow).where(col(RecordRow.idx) == row.idx).values(groups=orjson.dumps(groups), **values)
             )
@@ -116,7 +117,7 @@ async def erase(
 
 
 def find(session: Session, selection: Selection, agent_tag: str) -> Sequence[RecordRow]:
-    """The next records of a selection, in the order of the log, at most `MAX_BATCH`.
+    """The next records of a selection, in the order of the log, at most `MAX_BATCH`; never those of an erasure.
 
     Args:
         session: reads.
@@ -126,6 +127,7 @@ def find(session: Session, selection: Selection, agent_tag: str) -> Sequence[Rec
     statement = (
         select(RecordRow)
         .where(RecordRow.agent_tag == agent_tag, RecordRow.idx > selection.after, RecordRow.at < selection.before_s)
+        .where(RecordRow.kind != Kind.RECORDS_ERASED)
         .order_by(col(RecordRow.idx))
         .limit(MAX_BATCH)
     )
@@ -143,7 +145,7 @@ def check(selection: Selection, now: float) -> None:
         raise InvalidRequest(f"Name the groups to erase, out of {', '.join(GROUPS)}.")
     if not selection.agent:
         raise InvalidRequest("Name whose records: the id of an agent or operator.")
-    if selection.before_s > now - _DAY_S:
+    if selection.before_s > now - DAY_S:
         raise InvalidRequest("Records of the last day are not erased: what they belong to may still be running.")
 
 

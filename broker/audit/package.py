@@ -31,6 +31,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from broker.audit import inputs, verifier
+from broker.audit.erasure import DAY_S
 from broker.audit.package_page import Summary
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute, reading
@@ -86,12 +87,13 @@ def begin(session: Session, tree: AuditTree, scope: Scope, tag: str, *, now: flo
     head = tree.head()
     size = checkpoint.parse_unverified(head).size
     connection = session.connection()
+    # of a record whose time was erased the day is left: it may have been made since, and is in the package then
     since, until = (None if ms is None else ms / 1000 for ms in (scope.since_ms, scope.until_ms))
     first: int | None = 0
     last: int | None = size - 1
     if since is not None:
-        statement = "SELECT idx FROM records WHERE at >= ? AND idx < ? ORDER BY idx LIMIT 1"
-        first = execute(connection, statement, (since, size)).scalar()
+        statement = "SELECT idx FROM records WHERE (at >= ? OR at = ?) AND idx < ? ORDER BY idx LIMIT 1"
+        first = execute(connection, statement, (since, since // DAY_S * DAY_S, size)).scalar()
     if until is not None:
         statement = "SELECT idx FROM records WHERE at < ? AND idx < ? ORDER BY idx DESC LIMIT 1"
         last = execute(connection, statement, (until, size)).scalar()

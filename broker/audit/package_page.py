@@ -35,7 +35,7 @@ pre {{ background: #f2f2f2; padding: .8rem; overflow-x: auto; }}
 <h1>Evidence package of {log}</h1>
 <p>This page is what the broker says. Nothing on it is proved by being written here. Verify the package first, with the
 log's key from somewhere else than this package, and with a copy of <code>verify.py</code> that you trust:</p>
-<pre>python verify.py . --key log.vkey</pre>
+<pre>python -I verify.py . --key log.vkey</pre>
 {tables}
 </main>
 </body>

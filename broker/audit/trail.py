@@ -64,14 +64,16 @@ def read(session: Session, index: int) -> dict[str, Any]:
 def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     """Calls admitted in the last run of the broker that no record closes, as (index, agent, request id, model).
 
-    Called at start, before anything else is recorded.
+    Called at start, before anything else is recorded. A call whose id was erased is a day old at least, and left out:
+    its end may be there under the id, or be erased too.
     """
     started = indices(session, Query(kind=Kind.BROKER_STARTED, limit=1))
     kinds = sorted({Kind.CALL_ADMITTED, *CALL_ENDS})
     marks = ",".join("?" * len(kinds))
     rows = execute(
         session.connection(),
-        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND kind IN ({marks}) ORDER BY idx",  # noqa: S608  marks only
+        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND request_id <> '' "  # noqa: S608  marks only
+        f"AND kind IN ({marks}) ORDER BY idx",
         (started[0] if started else 0, *kinds),
     )
     found: dict[str, tuple[int, str, str, str]] = {}

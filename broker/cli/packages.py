@@ -20,7 +20,11 @@ from broker.cli.output import Json, err, plain, print_json, refusing, say
 from broker.cli.record_filters import Agent, Since, Until
 from broker.errors import ConfigurationError, Malformed
 
-_NAME = re.compile(r"(?:policies/[0-9a-f]{64}/)?[A-Za-z0-9_-]+(?:\.[a-z]+)?")
+_NAME = re.compile(
+    r"checkpoint|log-keys\.json|(?:records|entities)\.jsonl|index\.html|verify\.py|manifest\.(?:json|note)"
+    r"|policies/[0-9a-f]{64}/(?:schema\.cedarschema|[a-z0-9_-]{1,64}\.cedar)"
+)
+"""Files of a package, and no others: Python would take a `json.py` beside verify.py for its own."""
 _SHOWN = 20
 _MAX_BYTES = 16 * 1024 * 1024
 _MAX_SLICES = 4_096
@@ -59,7 +63,7 @@ def package(
             print_json({"package": str(target)})
             return
         say(f"Wrote {target}. It is verified without the broker, under the key that you pinned before:")
-        say(f"  python {'verify.py' if zip else target / 'verify.py'} {target} --key log.vkey")
+        say(f"  python -I {'verify.py' if zip else target / 'verify.py'} {target} --key log.vkey")
 
 
 def redecide(

@@ -94,6 +94,10 @@ def _one(
         return Redecided(action, Verdict.DIFFERS, f"recorded {_words(*was)}, decided again {_words(*found)}")
     if told.get("outcome") == "permit" and not now.permitted:
         return Redecided(action, Verdict.DIFFERS, f"recorded as a permit, decided again {_words(*found)}")
+    if told.get("outcome") == "deny" and now.permitted and not told.get("reason"):
+        return Redecided(
+            action, Verdict.DIFFERS, f"recorded as a refusal without a reason, decided again {_words(*found)}"
+        )
     return Redecided(action, Verdict.AGREES)
 
 

@@ -10,7 +10,8 @@ import httpx2
 import orjson
 import pytest
 
-from broker.audit.trail import verify_bundle
+from broker.audit.trail import open_calls, verify_bundle
+from broker.db.engine import execute, writing
 from broker.formats.note import NoteVerifier
 from tests.build import AGENT, MODEL, Running, running
 from tests.fakes import FakeClock
@@ -135,3 +136,25 @@ async def test_nobody_erases_unless_a_policy_says_so(tmp_path: Path) -> None:
         assert answer.status_code == 403
         assert (await run.kinds())[-1] == "OperatorRefused"
         await run.check_log()
+
+
+async def test_what_was_erased_stays_on_record(run: Running) -> None:
+    """An erasure's own record is not erased: nobody hides by a second one what the first one took."""
+    admin = await run.operator()
+    record = (await _erase(run, admin, "who")).json()["record"]
+    run.clock.advance(3 * _DAY_S)  # type: ignore[attr-defined]  # it is the one above
+    admin = await run.operator()
+    done = await _erase(run, admin, "who", "remedy", agent="operator:admin")
+    assert done.json()["erased"] > 0
+    groups = (await admin.get(f"/api/v1/audit/records/{record}")).json()["groups"]
+    assert groups["who"] == {"agent": "operator:admin"}
+    assert groups["remedy"]["why"] == "request 4711"
+
+
+async def test_an_erased_call_is_not_left_open(run: Running) -> None:
+    """Though its end came after what was erased: without its id nobody can tell, and nothing is made up."""
+    admin = await run.operator()
+    with writing(run.broker.engine) as connection:  # as if the end had come a day later
+        execute(connection, "UPDATE records SET at = at + ? WHERE kind = 'CallCompleted'", (2.0 * _DAY_S,))
+    assert (await _erase(run, admin, "request")).json()["erased"] == 3  # the agent, its token, the call
+    assert await run.broker.read(open_calls) == []

@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from broker.audit import verifier
-from broker.db.engine import writing
+from broker.db.engine import execute, writing
 from broker.formats import checkpoint, succession
 from broker.formats.note import NoteSigner, encode_base64
 from broker.formats.succession import Succession
@@ -315,6 +315,39 @@ async def test_what_was_erased_is_not_in_the_package_and_the_rest_is_proved(tmp_
     assert counts[0] == 0 < counts[1]
     assert "team-data" in (before / "records.jsonl").read_text()
     assert '"for_whom"' not in (after / "records.jsonl").read_text()
+
+
+def test_no_record_is_left_out_at_the_log_s_beginning(made: Made, tmp_path: Path) -> None:
+    """An agent's package from the first entry on begins with its number 1; one without a record proves nothing."""
+    package = Path(shutil.copytree(made.of_agent, tmp_path / "package"))
+    lines = (package / "records.jsonl").read_text().splitlines(keepends=True)
+    (package / "records.jsonl").write_text("".join(lines[1:]))
+    code, said = verified(package, _signed_again(package))
+    assert (code, "numbers from 1 are left out" in said) == (1, True)
+    (package / "records.jsonl").write_text("")
+    (package / "entities.jsonl").write_text("")
+    for each in package.glob("policies/*"):
+        shutil.rmtree(each)
+    code, said = verified(package, _signed_again(package))
+    assert (code, "0 records are here" in said) == (1, True)
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / "manifest.json").write_text(json.dumps({**manifest, "range": [3, 3]}))
+    code, said = verified(package, _signed_again(package))
+    assert (code, "the range of the package is empty" in said) == (1, True)
+
+
+async def test_a_record_whose_time_was_erased_is_in_the_package_of_its_day(tmp_path: Path) -> None:
+    """Its time is kept to the day alone, so it cannot be told from one that was made since."""
+    async with running(tmp_path) as run:
+        admin = await live(run)
+        with writing(run.broker.engine) as connection:
+            erase(connection, "request")
+            at = float(execute(connection, "SELECT at FROM records WHERE idx = 3").scalar() or 0)
+            day = at // _DAY_S * _DAY_S
+            execute(connection, "UPDATE records SET at = ? WHERE idx = 3", (day,))
+            execute(connection, "UPDATE records SET at = ? WHERE idx < 3", (day - 1,))
+        package = unpacked(await fetched(admin, since_ms=int(at * 1000)), tmp_path / "package")
+        assert json.loads((package / "manifest.json").read_text())["range"][0] == 3
 
 
 async def test_the_package_of_an_agent_whose_name_was_erased_has_no_gap(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli.packages import _unpack
 from broker.db.engine import writing
+from broker.errors import Malformed
 from tests.audit.packages import erase, fetched, live, unpacked, verified
 from tests.build import running
 from tests.cli.running import BrokerProcess, Person
@@ -36,7 +38,7 @@ def test_a_package_is_a_folder_that_its_own_file_proves(admin: Person, broker: B
     wait_until_covered(admin, broker)
     folder = tmp_path / "evidence"
     said = admin.ok("audit", "package", str(folder), "--since", "1d")
-    assert f"python {folder / 'verify.py'} {folder} --key log.vkey" in said
+    assert f"python -I {folder / 'verify.py'} {folder} --key log.vkey" in said
     code, told = verified(folder, broker.log_key)
     assert code == 0, told
     assert "ChangeRefused" in (folder / "index.html").read_text()
@@ -150,3 +152,13 @@ async def test_what_was_erased_is_no_agreement(tmp_path: Path) -> None:
     told = await asyncio.to_thread(Person(tmp_path / "home").json, "audit", "redecide", str(package), exit_code=1)
     assert told["why_undecided"] == {"the decision is withheld or erased": 2}
     assert (told["differs"], told["agreed"]) == (0, False)
+
+
+@pytest.mark.parametrize("name", ["json.py", "../outside", "policies/x/a.cedar", "policies/" + "0" * 64 + "/json.py"])
+def test_a_file_that_no_package_has_is_not_unpacked(tmp_path: Path, name: str) -> None:
+    """Neither one that would lie outside, nor one that Python would take for its own beside verify.py."""
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
+        archive.writestr(name, "print('PROVED')")
+    with pytest.raises(Malformed, match="is no evidence package"):
+        _unpack(tmp_path / "package.zip", tmp_path / "package")
+    assert [path.name for path in tmp_path.iterdir()] == ["package.zip"]

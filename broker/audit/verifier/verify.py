@@ -1,6 +1,6 @@
 """Verifies an evidence package: a folder, or a ZIP file, that a broker's auditor was given.
 
-    python verify.py PACKAGE --key log.vkey
+    python -I verify.py PACKAGE --key log.vkey
 
 Needs Python 3.11 or newer and the package `cryptography`, and nothing of the broker. The key comes from somewhere else
 than the package: whoever made the package could have put any key into it. For the same reason take this file from
@@ -295,6 +295,8 @@ def check_records(package: Package, manifest: Any, head: Head, found: Findings) 
     (start, end), agent = manifest["range"], manifest["scope"]["agent"]
     numbers: dict[str, int] = {}
     expected = start
+    if not 0 <= start < end <= size:
+        raise NotProved("the range of the package is empty, or reaches beyond the log")
     with package.open("records.jsonl") as lines:
         for line in lines:
             record = read_json(line)
@@ -306,8 +308,9 @@ def check_records(package: Package, manifest: Any, head: Head, found: Findings) 
                 found.problems.append(f"record {index} is of another agent than {plain(agent)}")
             if not agent and index != expected:
                 found.problems.append(f"gap: the entries {expected} to {index - 1} are left out")
-            if number != numbers.get(tag, number - 1) + 1:
-                found.problems.append(f"gap: before record {index}, numbers from {numbers[tag] + 1} are left out")
+            before = numbers.get(tag, number - 1 if start else 0)
+            if number != before + 1:
+                found.problems.append(f"gap: before record {index}, numbers from {before + 1} are left out")
             numbers[tag], expected = number, index + 1
             found.records += 1
             found.withheld += len(GROUPS) - len(groups)
@@ -316,7 +319,7 @@ def check_records(package: Package, manifest: Any, head: Head, found: Findings) 
                 found.times = [*found.times[:1], groups["request"]["at_ms"]]
     if not agent and expected != end:
         found.problems.append(f"gap: the entries {expected} to {end - 1} are left out")
-    if found.records != manifest["records"]:
+    if not found.records or found.records != manifest["records"]:
         found.problems.append(f"{found.records} records are here, and the manifest counts {manifest['records']}")
 
 
@@ -349,17 +352,14 @@ def verify(path: Path, pinned: Key) -> list[str]:
     package, found = Package(path), Findings()
     note = package.read("checkpoint").decode()
     text, signatures = parted(note)
-    head = checkpoint_of(text)
-    signers = {(name, id) for name, id, _ in signatures}
+    head, signers = checkpoint_of(text), {(name, id) for name, id, _ in signatures}
     for key, began, ended in reached(pinned, read_json(package.read("log-keys.json"))["successions"]):
         if (key.name, key.id) in signers and began[0] <= head[1] <= ended[0]:
             break
     else:
         raise NotProved("neither the key that you gave nor one that follows from it signed the checkpoint")
     if any(size == head[1] and root not in (b"", head[2]) for size, root in (began, ended)):
-        raise NotProved(
-            "a key was followed at another tree of this size: keep both, they prove that two stories were told"
-        )
+        raise NotProved("a key was followed at another tree of this size: keep both, they prove two stories")
     key.check(note)
     if head[0] != key.name:
         raise NotProved("the checkpoint is of another log")
