@@ -118,3 +118,10 @@ def test_a_refusal_before_the_policies_were_asked_is_counted_apart() -> None:
     (found,) = _again({"outcome": "deny", "reason": "invalid_scope", "set": "x"}, {})
     assert (found.verdict, found.why) == (Verdict.NOT_ASKED, "invalid_scope")
     assert _again({}, {}) == []
+
+
+def test_a_refusal_without_a_reason_differs_where_the_policies_permit() -> None:
+    """Nothing else that refused is told, so the policies are said to have."""
+    policies = shipped_set()
+    decision, slices = _recorded(policies, agent())
+    assert [found.verdict for found in _again(decision | {"outcome": "deny"}, slices, policies)] == [Verdict.DIFFERS]
