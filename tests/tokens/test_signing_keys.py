@@ -278,7 +278,7 @@ async def test_a_step_that_lands_late_is_not_written_over(tmp_path: Path) -> Non
             go.wait()
 
     clock = FakeClock()
-    async with running(tmp_path, clock=clock, probe=slow) as run:
+    async with running(tmp_path, clock=clock, probe=slow, storage={"commit_timeout_s": 0.5}) as run:
         keys = run.broker.signing_keys
         await keys.rotate("test", by="operator:admin", request_id="r")
         (waiting,) = [kid for kid, status in _status(run).items() if status == "published"]
