@@ -60,7 +60,7 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
         sorted_in = "trait, human" if combinations is not None else "0, ''"
         rows = execute(
             connection,
-            f"SELECT idx, {sorted_in}, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, "  # noqa: S608  names are ours
+            f"SELECT idx, {sorted_in}, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, "  # noqa: S608  column names are constants here
             "outcome, model FROM records ORDER BY idx",
         )
         for idx, trait, human, *columns in rows:

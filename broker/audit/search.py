@@ -72,7 +72,7 @@ def described_query(members: Mapping[str, object]) -> Query:
             raise InvalidRequest(f"{name[:40]!r} is no member of a query, or of another type.")
     if members.get("kind", "") not in {"", *Kind}:
         raise InvalidRequest(f"There is no kind of record {members['kind']!r:.60}.")
-    return Query(**members)  # type: ignore[arg-type]  # each was checked above
+    return Query(**members)  # type: ignore[arg-type]  # the loop above held each type
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def indices(session: Session, query: Query) -> list[int]:
         for seek in seeks[start : start + _SEEKS_A_STATEMENT]:
             order = "ASC" if query.oldest_first else "DESC"
             parts.append(
-                f"SELECT idx FROM (SELECT idx FROM records WHERE {seek.where} AND idx >= ? AND idx < ?{rest} "  # noqa: S608  names are ours
+                f"SELECT idx FROM (SELECT idx FROM records WHERE {seek.where} AND idx >= ? AND idx < ?{rest} "  # noqa: S608  clauses are constants here, values are bound
                 f"ORDER BY idx {order} LIMIT ?) AS found"
             )
             parameters += [*seek.values, low, high, *values, limit]
@@ -196,7 +196,7 @@ def _traits(connection: Connection, query: Query) -> list[int] | None:
     if not given and not query.policy:
         return None
     where = " AND ".join(text for text, _ in given) or "id > 0"
-    statement = f"SELECT id, policies FROM traits WHERE {where}"  # noqa: S608  names are ours
+    statement = f"SELECT id, policies FROM traits WHERE {where}"  # noqa: S608  clauses are constants here, values are bound
     rows = execute(connection, statement, [value for _, value in given])
     return [int(id) for id, policies in rows if not query.policy or query.policy in orjson.loads(policies)]
 
@@ -210,5 +210,5 @@ def _traits_of(connection: Connection, who: str, value: str) -> set[int]:
             SELECT (SELECT min(trait) FROM records WHERE {who} AND trait > seen.trait) FROM seen
             WHERE seen.trait IS NOT NULL
         ) SELECT trait FROM seen WHERE trait IS NOT NULL
-    """  # noqa: S608  names are ours
+    """  # noqa: S608  clauses are constants here, values are bound
     return {int(trait) for (trait,) in execute(connection, statement, (value, value))}

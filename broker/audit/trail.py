@@ -72,7 +72,7 @@ def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     marks = ",".join("?" * len(kinds))
     rows = execute(
         session.connection(),
-        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND request_id <> '' "  # noqa: S608  marks only
+        f"SELECT idx, kind, agent, request_id, model FROM records WHERE idx >= ? AND request_id <> '' "  # noqa: S608  question marks only; values are bound
         f"AND kind IN ({marks}) ORDER BY idx",
         (started[0] if started else 0, *kinds),
     )

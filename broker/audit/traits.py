@@ -86,7 +86,7 @@ def stored(connection: Connection) -> dict[int, Key] | None:
     """Every combination by its number; None in a database of a version that had none."""
     if not inspect(connection).has_table("traits"):
         return None
-    rows = execute(connection, f"SELECT {','.join(_COLUMNS)} FROM traits")  # noqa: S608  names are ours
+    rows = execute(connection, f"SELECT {','.join(_COLUMNS)} FROM traits")  # noqa: S608  column names are constants here
     return {int(row[0]): (*row[1:6], tuple(orjson.loads(row[6]))) for row in rows}
 
 

@@ -65,7 +65,7 @@ class PartialFile:
         self.path = path
         self.partial = partial_of(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        self.file = open(os.open(self.partial, flags, 0o600), "wb")  # noqa: SIM115  closed by `store` or `drop`
+        self.file = open(os.open(self.partial, flags, 0o600), "wb")  # noqa: SIM115  it outlives this call: `store` or `drop` closes it
 
     def store(self) -> None:
         """Makes what was written durable, still under its partial name."""

@@ -75,7 +75,7 @@ def watch(
                 seen.write(state)
                 if once:
                     break
-                time.sleep(every)
+                time.sleep(every)  # a person waits between two looks; tests look once
         except KeyboardInterrupt:
             err.print("Ended.")
         if raised or seen.told:

@@ -388,7 +388,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         problems = verify(given.package, Key(given.key if "+" in given.key else Path(given.key).read_text()))
-    except Exception as error:  # noqa: BLE001  whatever a package makes of this program, it is not proved
+    except Exception as error:  # noqa: BLE001  fails closed: a package that breaks this program is not proved
         problems = [str(error) if isinstance(error, NotProved) else f"cannot be read: {type(error).__name__}: {error}"]
     print(f"NOT PROVED: {len(problems)} problem(s)" if problems else "PROVED")
     for problem in problems[:20]:
