@@ -32,6 +32,7 @@ from broker.web.app import App
 from broker.web.protocol import BoundedProtocol
 from tests import databases
 from tests.check_log import check_public_log, check_schema
+from tests.serving import PromptServer, http_client
 
 AGENT = "nightly"
 SUBJECT = "job-7"
@@ -107,7 +108,7 @@ class Running:
 
     async def client(self, auth: httpx2.Auth | None = None) -> httpx2.AsyncClient:
         """An HTTP client that is closed with the broker; paths are relative to the broker."""
-        return await self.stack.enter_async_context(httpx2.AsyncClient(base_url=self.url, auth=auth, timeout=30))
+        return await self.stack.enter_async_context(http_client(base_url=self.url, auth=auth, timeout=30))
 
     async def operator(
         self, name: str = "admin", *, link: str | None = None, key: ec.EllipticCurvePrivateKey | None = None
@@ -117,7 +118,7 @@ class Running:
         link = link or await self.broker.sign_in.link(name)
         url = f"{self.url}/login"
         proof = dpop.prove(key, method="POST", url=url, now=self.clock.now(), jti=new_id(system_entropy))
-        async with httpx2.AsyncClient() as client:
+        async with http_client() as client:
             answer = await client.post(url, json={"code": link.partition("#")[2]}, headers={"DPoP": proof})
         assert answer.status_code == 200, answer.text
         auth = BrokerAuth(
@@ -180,7 +181,7 @@ class Running:
     async def check_log(self) -> None:
         """Integrates, and re-verifies the whole log from its public bytes, consistent with the last checkpoint kept."""
         await asyncio.to_thread(self.broker.tree.integrate)
-        async with httpx2.AsyncClient(base_url=self.url) as client:
+        async with http_client(base_url=self.url) as client:
 
             async def fetch(path: str) -> bytes:
                 answer = await client.get(path)
@@ -257,7 +258,7 @@ async def running(
             proxy_headers=False,
             http=BoundedProtocol,
         )
-        server = uvicorn.Server(config)
+        server = PromptServer(config)
         serving = asyncio.create_task(server.serve())
         try:
             while not server.started:
@@ -270,7 +271,7 @@ async def running(
                 if run.whole_records:
                     await run.check_schemas()
         finally:
-            server.should_exit = True
+            server.stop()
             await serving
 
 
@@ -294,7 +295,7 @@ async def token_request(
     if proof is None:
         proof = dpop.prove(key, method="POST", url=f"{run.url}/token", now=run.clock.now(), jti=new_id(system_entropy))
     sent = {"DPoP": proof, **(headers or {})}
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         return await client.post(
             f"{run.url}/token",
             data={k: v for k, v in fields.items() if v},

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from typing import Any, get_args
 
@@ -77,10 +78,16 @@ def parse(files: Mapping[str, str]) -> tuple[Case, ...]:
         )
     found: list[Case] = []
     for file in sorted(files):
-        found.extend(islice(_cases(file, files[file]), MAX_CASES + 1 - len(found)))
+        found.extend(_cases_of(file, files[file]))
         if len(found) > MAX_CASES:
             raise refusal(file, f"more than {MAX_CASES} cases in the set; drop those that say the same.")
     return tuple(found)
+
+
+@lru_cache(maxsize=32)
+def _cases_of(file: str, text: str) -> tuple[Case, ...]:
+    """The cases of one file. Most files stay as they are from one change of a set to the next, and YAML takes long."""
+    return tuple(islice(_cases(file, text), MAX_CASES + 1))
 
 
 class _Loader(yaml.SafeLoader):

@@ -152,7 +152,7 @@ def test_a_way_through_the_wall_is_found(path: str, text: str) -> None:
         ("broker/formats/evidence_jwt.py", "import jwt\nfrom broker.errors import Malformed"),
         ("broker/formats/jws.py", "import cryptography.exceptions\nfrom broker.formats import jwk"),
         ("broker/web/sign_in.py", "from authlib.integrations.base_client import OAuthError"),
-        ("broker/assembly.py", "from broker.settings import Settings"),
+        ("broker/assembly/parts.py", "from broker.settings import Settings"),
         ("broker/identity/agents.py", "from sqlmodel import SQLModel\nimport richer, joserfcx"),
     ],
 )

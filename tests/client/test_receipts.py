@@ -22,6 +22,7 @@ from broker.formats import access_token, receipt
 from broker.formats.note import NoteVerifier
 from tests.build import Running, es256, running, thumbprint, token_request
 from tests.formats.test_note import OTHER
+from tests.serving import http_client
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Running]:
 
 
 async def _lists(run: Running, auth: BrokerAuth, base: str = "") -> int:
-    async with httpx2.AsyncClient(base_url=base or run.url, auth=auth) as client:
+    async with http_client(base_url=base or run.url, auth=auth) as client:
         return (await client.get("/openai/v1/models")).status_code
 
 
@@ -106,7 +107,7 @@ class Thief(LoopbackServer):
         return web.json_response(body if self._shows is None else {**body, "receipt": self._shows})
 
     async def _log(self, request: web.Request) -> web.Response:
-        async with httpx2.AsyncClient(base_url=self._run.url) as client:
+        async with http_client(base_url=self._run.url) as client:
             answer = await client.get(request.path)
         return web.Response(status=answer.status_code, body=answer.content)
 
@@ -139,7 +140,7 @@ async def test_a_receipt_is_given_to_those_who_ask(run: Running) -> None:
     """Nobody else's answer grows by it, and the public proof shows nothing of the record."""
     assert "receipt" not in (await token_request(run)).json()
     token, found = await _honest(run)
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         proof = (await client.get(f"/log/receipt/{found.index}")).text
         assert (await client.get("/log/receipt/999999")).status_code == 404
         assert (await client.get("/log/receipt/01")).status_code == 404
@@ -153,7 +154,7 @@ async def test_a_record_that_issued_no_token_is_no_receipt(run: Running) -> None
     """Nor is one whose shown group was exchanged, or whose proof is of another place."""
     token, found = await _honest(run)
     pinned = NoteVerifier.parse(run.broker.log_key)
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         proofs = [(await client.get(f"/log/receipt/{index}")).text for index in (found.index, found.index - 1)]
     started = await run.broker.read(_first_record)
     altered = [
@@ -166,7 +167,7 @@ async def test_a_record_that_issued_no_token_is_no_receipt(run: Running) -> None
     for shown, proof in altered:
         with pytest.raises(ProofInvalid):
             receipt.check(shown, proof, token, pinned)
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         first = (await client.get("/log/receipt/0")).text
     with pytest.raises(ProofInvalid, match="not of an issued token"):
         receipt.check(started, first, token, pinned)

@@ -17,6 +17,7 @@ from broker.entropy import new_id, system_entropy
 from broker.formats import dpop, jws
 from tests.build import MODEL, Running, call_headers, es256, running, token_request
 from tests.fakes import FakeClock
+from tests.serving import http_client
 
 _FORM = {"content-type": "application/x-www-form-urlencoded"}
 _EXCHANGE = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&"
@@ -114,12 +115,12 @@ async def test_a_flood_fills_nothing_and_stops_nobody(tmp_path: Path) -> None:
         garbage = [each for _ in range(_ROUNDS) for each in _garbage(run)]
 
         async def flood(part: int) -> None:
-            async with httpx2.AsyncClient(base_url=run.url, timeout=30) as client:
+            async with http_client(base_url=run.url, timeout=30) as client:
                 for each in garbage[part::4]:
                     await _send(client, each)
 
         async def honest() -> list[int]:
-            async with httpx2.AsyncClient(base_url=run.url, timeout=30) as client:
+            async with http_client(base_url=run.url, timeout=30) as client:
                 found = []
                 for _ in range(10):
                     found.append((await token_request(run, key=key)).status_code)
@@ -181,7 +182,7 @@ async def test_what_the_flood_leaves_in_memory_is_bounded(tmp_path: Path) -> Non
 
 
 async def _rounds(run: Running, count: int) -> None:
-    async with httpx2.AsyncClient(base_url=run.url, timeout=30) as client:
+    async with http_client(base_url=run.url, timeout=30) as client:
         for _ in range(count):
             for each in _garbage(run):
                 await _send(client, each)

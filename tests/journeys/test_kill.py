@@ -29,6 +29,7 @@ from broker.settings import Settings
 from tests import databases
 from tests.build import AGENT, MODEL, RULE, Running, call_headers, es256, free_port, running, token_request
 from tests.crash_server import CrashServer
+from tests.serving import http_client
 
 _SIGKILL = 9
 _POINTS = ["begun", "applied", "committed"]
@@ -182,7 +183,7 @@ async def test_killed_in_an_exchange(scene: Scene, point: str) -> None:
 
 async def _call(run: Running, exchange: Exchange, **more: Any) -> httpx2.Response:
     headers = call_headers(run, exchange.token, exchange.key)
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         return await client.post(f"{run.url}/openai/v1/chat/completions", json={**_BODY, **more}, headers=headers)
 
 
@@ -213,7 +214,7 @@ async def test_killed_in_a_call(scene: Scene, commit: str, point: str, stream: b
 async def test_killed_in_a_change(scene: Scene, point: str) -> None:
     """The change is in force with its record, or there is neither; a second attempt finds it so."""
     run = await scene.set_up()
-    async with httpx2.AsyncClient(base_url=run.url, auth=scene.admin) as admin:
+    async with http_client(base_url=run.url, auth=scene.admin) as admin:
         before = (await admin.get("/api/v1/policies/active")).json()["hash"]
         scene.arm(point, 2)  # the first is the claim of the request's proof
         with pytest.raises(httpx2.HTTPError):
@@ -237,7 +238,7 @@ async def test_killed_while_a_key_is_replaced(scene: Scene, point: str, log: boo
     run = await scene.set_up()
     before = _exchange(run)
     assert (await before.send(run)).status_code == 200
-    async with httpx2.AsyncClient(base_url=run.url, auth=scene.admin) as admin:
+    async with http_client(base_url=run.url, auth=scene.admin) as admin:
         keys = (await admin.get("/api/v1/keys")).json()
         stolen = keys["log" if log else "current"]
         scene.arm(point, 2)  # the first is the claim of the request's proof

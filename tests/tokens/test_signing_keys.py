@@ -8,7 +8,6 @@ import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx2
 import orjson
 import pytest
 
@@ -20,6 +19,7 @@ from broker.tokens.signing_keys import JWKS_MAX_AGE_S, PUBLISHED_FOR_S
 from tests.build import Running, call_headers, es256, running, token_request
 from tests.fakes import FakeClock
 from tests.faults import until
+from tests.serving import http_client
 
 _DAY = 86_400.0
 
@@ -42,7 +42,7 @@ def _status(run: Running) -> dict[str, str]:
 
 
 async def _published(run: Running) -> set[str]:
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         answer = await client.get("/.well-known/jwks.json")
     assert answer.headers["cache-control"] == f"public, max-age={JWKS_MAX_AGE_S}"
     return {key["kid"] for key in answer.json()["keys"]}
@@ -66,7 +66,7 @@ class Holder:
     async def lists(self) -> int:
         """Asks for the models with the token; gives the status."""
         headers = call_headers(self._run, self.token, self._key, "/openai/v1/models", "GET")
-        async with httpx2.AsyncClient(base_url=self._run.url) as client:
+        async with http_client(base_url=self._run.url) as client:
             return (await client.get("/openai/v1/models", headers=headers)).status_code
 
 

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx2
 import orjson
 import pytest
 import pytest_asyncio
@@ -21,6 +20,7 @@ from broker.web import asgi, protocol
 from broker.web.protocol import MAX_HEAD_BYTES, BoundedProtocol
 from tests.build import Running, free_port
 from tests.gateway.world import CHAT, MESSAGES, ByHand, by_hand, last_records, until
+from tests.serving import http_client
 from tests.web.raw import request, send
 from tests.web.routes import app_of
 
@@ -241,7 +241,7 @@ async def test_a_body_that_never_comes_is_let_go(run: Running, port: int, caller
     await writer.drain()
     writer.close()
     await writer.wait_closed()
-    async with httpx2.AsyncClient() as other:  # answered after the loop has seen the connection go
+    async with http_client() as other:  # answered after the loop has seen the connection go
         assert (await other.get(f"{run.url}/healthz")).text == "ok\n"
     assert (run.broker.audit.size, len(run.provider.received)) == (before, sent)
 
@@ -287,7 +287,7 @@ async def test_forwarded_headers_of_a_caller_are_not_believed(run: Running, call
 async def test_the_document_describes_every_route(run: Running) -> None:
     """The OpenAPI document holds the hot routes and the public ones beside FastAPI's, the bodies included."""
     app = app_of(run.broker)
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         document = (await client.get("/openapi.json")).json()
     paths = document["paths"]
     for method, path in app._hot:
@@ -303,7 +303,7 @@ async def test_the_document_describes_every_route(run: Running) -> None:
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "PUT", "DELETE", "TRACE", "GET", "POST"])
 async def test_hot_routes_have_one_method(run: Running, method: str) -> None:
     """Another method is 405 with the one that is allowed, before any body is read."""
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         for allowed, path in app_of(run.broker)._hot:
             answer = await client.request(method, path)
             if method != allowed:
@@ -312,7 +312,7 @@ async def test_hot_routes_have_one_method(run: Running, method: str) -> None:
 
 async def test_public_documents(run: Running) -> None:
     """What anybody may read is served from memory, to be cached a while; health says nothing but that."""
-    async with httpx2.AsyncClient(base_url=run.url) as client:
+    async with http_client(base_url=run.url) as client:
         for path in app_of(run.broker)._published:
             answer = await client.get(path)
             assert answer.headers["cache-control"] == "public, max-age=300"

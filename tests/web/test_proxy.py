@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
 from broker.entropy import new_id, system_entropy
 from broker.formats import dpop
 from tests.build import Running, es256, free_port, running
+from tests.serving import http_client
 
 
 def _behind(proxy: str | None) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def _behind(proxy: str | None) -> dict[str, Any]:
 
 
 async def _refused(run: Running, *headers: tuple[str, str]) -> None:
-    async with httpx2.AsyncClient() as client:
+    async with http_client() as client:
         answer = await client.post(f"{run.url}/token", headers=[*headers], data={"grant_type": "none"})
     assert answer.status_code == 400
 
@@ -57,7 +57,7 @@ async def test_the_terminals_link_is_not_for_those_behind_the_proxy(
     async with running(tmp_path, **_behind("127.0.0.1")) as run:
         code = (await run.broker.sign_in.link("admin")).partition("#")[2]
         url, key = f"{run.url}/login", es256()
-        async with httpx2.AsyncClient() as client:
+        async with http_client() as client:
             for says, expected in ((forwarded, status), ("127.0.0.1", 200)):
                 proof = dpop.prove(key, method="POST", url=url, now=run.clock.now(), jti=new_id(system_entropy))
                 headers = {"DPoP": proof, "X-Forwarded-For": says}
