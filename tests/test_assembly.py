@@ -10,6 +10,7 @@ import pytest
 from broker import migrations
 from broker.assembly import Broker, assemble
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Kind
 from broker.audit.tree import stored_head
 from broker.db.engine import execute, reading, writing
@@ -81,7 +82,7 @@ async def test_lost_records_are_accepted_once_and_recorded(tmp_path: Path) -> No
     published = checkpoint.parse_unverified((data / "checkpoint").read_text())
     broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
     await broker.start(accept_lost_records=True)
-    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1), WHOLE))
     await broker.close()
     lost = started["groups"]["remedy"]["lost"]
     assert (lost["published"], lost["published_root"]) == (published.size, encode_base64(published.root))
@@ -123,7 +124,9 @@ async def test_a_crash_after_accepting_hides_no_loss(tmp_path: Path) -> None:
     broker.lock.release()
     (tmp_path / "data" / "checkpoint").write_text(head)
     async with running(tmp_path) as run:
-        (started,) = await run.broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+        (started,) = await run.broker.read(
+            lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1), WHOLE)
+        )
         assert started["groups"]["remedy"]["lost"]["published"] > 0
 
 

@@ -22,6 +22,7 @@ from alembic.config import Config
 from broker import backup, migrations
 from broker.assembly import assemble
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Kind
 from broker.backup import BackupRefused
 from broker.db.copy import copy_database
@@ -99,7 +100,7 @@ async def _refused(folder: Path) -> str:
 
 async def _started_record(run: Running) -> dict[str, object]:
     """What the newest start told."""
-    found = await run.broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+    found = await run.broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1), WHOLE))
     remedy: dict[str, object] = found[0]["groups"]["remedy"]
     return remedy
 
@@ -179,7 +180,7 @@ async def test_a_restore_in_the_place_of_newer_records_is_told_from_one_elsewher
     assert re.search("checkpoints of [0-9]+ were published", await _refused(tmp_path / "new"))
     broker = assemble(settings_for(tmp_path / "new"), prepare=migrations.upgrade)
     await broker.start(accept_lost_records=True)
-    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1)))
+    (started,) = await broker.read(lambda s: trail.search(s, trail.Query(kind=Kind.BROKER_STARTED, limit=1), WHOLE))
     await broker.close()
     assert {"restored", "lost"} <= started["groups"]["remedy"].keys()
 

@@ -16,6 +16,7 @@ import orjson
 from sqlmodel import Session, col, select, update
 
 from broker.audit import traits
+from broker.audit.disclosure import COPIED_FROM
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.clock import Clock
@@ -28,13 +29,8 @@ MAX_BATCH = 500
 DAY_S = 86_400
 """To the day the time of a record is kept where it was erased."""
 
-_COPIED: Mapping[str, Mapping[str, object]] = {
-    "who": {"agent": ""},
-    "what": {"model": ""},
-    "decision": {"outcome": ""},
-    "request": {"request_id": ""},
-}
-"""What was copied from a group into columns, and what stands there afterwards; the time is kept to the day."""
+_COPIES: Mapping[str, Mapping[str, object]] = {group: {column: ""} for column, group in COPIED_FROM.items()}
+"""What stands in the columns of a group that was erased; the time is kept to the day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +100,7 @@ async def erase(
             values: dict[str, object] = {}
             for name in selection.groups:
                 groups.pop(name, None)
-                values |= _COPIED.get(name, {})
+                values |= _COPIES.get(name, {})
             if "request" in selection.groups:
                 values["at"] = float(int(row.at) // DAY_S * DAY_S)
             session.exec(

@@ -16,6 +16,7 @@ from sqlmodel import Session
 
 from broker.audit import trail
 from broker.audit.continuity import Continuity, Gap
+from broker.audit.disclosure import Disclosure
 from broker.audit.log import RecordRow
 from broker.audit.trail import Query
 from broker.audit.tree import AuditTree
@@ -97,7 +98,7 @@ def begin(tree: AuditTree, after: str) -> Cursor:
     return Cursor(before.next, head.size, head.root)
 
 
-async def stream(read: Read, query: Query, start: Cursor) -> AsyncIterator[bytes]:
+async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure) -> AsyncIterator[bytes]:
     """A page at a time: lines of records, then a line `{"export": {"cursor"}}` that covers all before it.
 
     The last line holds `more` too: whether the stretch goes on. Where the export cannot go on it holds `error` and
@@ -107,13 +108,14 @@ async def stream(read: Read, query: Query, start: Cursor) -> AsyncIterator[bytes
         read: runs a query in a session of its own, off the loop.
         query: filters; its paging counts for nothing. Without a filter, the export fails at the first gap.
         start: from `begin`.
+        disclosure: what the reader is shown; the query is one that its `check` let pass.
     """
     whole = replace(query, after=None, limit=0, oldest_first=False) == Query(limit=0)
     continuity = Continuity(start.next) if whole else None
     at = start
     try:
         for left in range(PAGES_A_REQUEST - 1, -1, -1):
-            page = await read(partial(_page, query=query, at=at, continuity=continuity))
+            page = await read(partial(_page, query=query, at=at, continuity=continuity, disclosure=disclosure))
             at = page.end
             if page.gap is not None:
                 yield b"".join([*page.lines, _told(at, error=page.gap.reason, detail=page.gap.detail)])
@@ -135,7 +137,7 @@ class _Page:
     gap: Gap | None = None
 
 
-def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | None) -> _Page:
+def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | None, disclosure: Disclosure) -> _Page:
     rows = trail.page(session, replace(query, after=at.next - 1, below=at.size, limit=PAGE, oldest_first=True))
     following = rows[-1].idx + 1 if len(rows) == PAGE else at.size
     lines: list[bytes] = []
@@ -143,7 +145,7 @@ def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | N
         for row in rows:
             if continuity is not None:
                 continuity.follow(row.idx, row.agent_tag, row.seq, partial(_place, session))
-            lines.append(line(row))
+            lines.append(line(row, disclosure))
         if continuity is not None and following == at.size:
             continuity.end(at.size)
     except Gap as gap:
@@ -156,23 +158,23 @@ def _place(session: Session, tag: str, seq: int) -> int | None:
     return found.scalar()
 
 
-def line(row: RecordRow) -> bytes:
+def line(row: RecordRow, disclosure: Disclosure) -> bytes:
     """A record as a line of JSON; docs/exporting.md names its members.
 
     A group that the record never had is left out; one that is not shown, or was erased, is named in `withheld`.
     """
-    stored = orjson.loads(row.groups)
+    stored = disclosure.of(row.groups)
     return orjson.dumps(
         {
             "index": row.idx,
             "at_ms": int(row.at * 1000),
             "kind": row.kind,
-            "agent": row.agent,
+            "agent": disclosure.column("agent", row.agent),
             "agent_tag": row.agent_tag,
             "seq": row.seq,
-            "outcome": row.outcome,
-            "model": row.model,
-            "request_id": row.request_id,
+            "outcome": disclosure.column("outcome", row.outcome),
+            "model": disclosure.column("model", row.model),
+            "request_id": disclosure.column("request_id", row.request_id),
             "groups": {name: orjson.Fragment(content) for name, (_, content) in stored.items() if content},
             "withheld": [name for name in record.GROUPS if name not in stored],
             "entry": note.encode_base64(row.entry),

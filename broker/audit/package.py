@@ -31,8 +31,10 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from broker.audit import inputs, verifier
+from broker.audit.disclosure import Disclosure
 from broker.audit.erasure import DAY_S
 from broker.audit.package_page import Summary
+from broker.audit.ranges import stated_groups
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute, reading
 from broker.errors import NotFound
@@ -40,6 +42,9 @@ from broker.formats import checkpoint, note
 
 HEADER = "evidence-package v1"
 """The first line of what is signed; its second is no number, so that it never reads as a checkpoint."""
+
+INPUTS = frozenset({"who", "for_whom", "decision"})
+"""The groups that one must be shown to see what decisions were made from: it names who asked, and for whom."""
 
 _PAGE = 256
 _PIECE = 64 * 1024
@@ -68,6 +73,7 @@ class Package:
         start, end: the range of the log in which the records stand: from the first that was made since `since_ms` to
             the last that was made before `until_ms`. Every record of the agent in it, or every one, is in the package.
         made_at: seconds since the epoch.
+        disclosure: what is shown of each record.
     """
 
     scope: Scope
@@ -76,9 +82,10 @@ class Package:
     start: int
     end: int
     made_at: float
+    disclosure: Disclosure
 
 
-def begin(session: Session, tree: AuditTree, scope: Scope, tag: str, *, now: float) -> Package:
+def begin(session: Session, tree: AuditTree, scope: Scope, tag: str, disclosure: Disclosure, *, now: float) -> Package:
     """Finds the range of a package under the newest checkpoint; `tag` is the pseudonym of the scope's agent, or "".
 
     Raises:
@@ -99,7 +106,7 @@ def begin(session: Session, tree: AuditTree, scope: Scope, tag: str, *, now: flo
         last = execute(connection, statement, (until, size)).scalar()
     if first is None or last is None or first > last or not _page(session, tag, first, last + 1):
         raise NotFound("No record fits that is under a checkpoint already. Ask for a longer time, or in a second.")
-    return Package(scope, tag, head, first, last + 1, now)
+    return Package(scope, tag, head, first, last + 1, now, disclosure)
 
 
 def written(package: Package, engine: Engine, tree: AuditTree, set_of: SetOf) -> Iterator[bytes]:
@@ -135,7 +142,7 @@ def _files(
     yield "checkpoint", iter([package.head.encode()])
     yield "log-keys.json", iter([orjson.dumps({"successions": tree.successions()}, option=orjson.OPT_INDENT_2)])
     yield "records.jsonl", _records(package, engine, tree, head.size, summary)
-    yield "entities.jsonl", _slices(engine, summary)
+    yield "entities.jsonl", _slices(engine, summary) if package.disclosure.groups >= INPUTS else iter(())
     for hash in sorted(summary.sets):
         with reading(engine) as session:
             try:
@@ -172,16 +179,13 @@ def _records(package: Package, engine: Engine, tree: AuditTree, size: int, summa
             return
         proofs = tree.inclusions([row[0] for row in rows], size)
         for (idx, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):
-            groups = orjson.loads(stored)
-            summary.add(idx, kind, agent, at, groups)
+            groups = package.disclosure.of(stored)
+            summary.add(idx, kind, package.disclosure.column("agent", agent), at, groups)
             members = {
                 "index": idx,
                 "entry": note.encode_base64(bytes(entry)),
                 "commitments": note.encode_base64(bytes(commitments)),
-                "groups": {
-                    name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
-                    for name, (salt, content) in groups.items()
-                },
+                "groups": stated_groups(groups),
                 "proof": [note.encode_base64(each) for each in proof],
             }
             yield orjson.dumps(members) + b"\n"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from sqlmodel import Session
 
+from broker.audit.disclosure import Disclosure
 from broker.db.engine import execute
 from broker.formats import note
 
 MAX_PAGE = 2000
 
 
-def read_range(session: Session, start: int, end: int) -> list[dict[str, Any]]:
+def read_range(session: Session, start: int, end: int, disclosure: Disclosure) -> list[dict[str, Any]]:
     """The records [start, end), the first `MAX_PAGE` of them.
 
     Each is `{"index", "entry", "commitments", "groups": {name: {"salt", "content"}}}`, bytes in base64: what a bundle
@@ -30,23 +31,27 @@ def read_range(session: Session, start: int, end: int) -> list[dict[str, Any]]:
             "index": int(idx),
             "entry": note.encode_base64(bytes(entry)),
             "commitments": note.encode_base64(bytes(commitments)),
-            "groups": _readable(bytes(groups)),
+            "groups": _readable(bytes(groups), disclosure),
         }
         for idx, entry, commitments, groups in rows
     ]
 
 
-def _readable(stored: bytes) -> dict[str, dict[str, str]] | None:
+def _readable(stored: bytes, disclosure: Disclosure) -> dict[str, dict[str, str]] | None:
     """None for groups that were altered into what nobody can read: whoever verifies is told which record that is."""
     try:
-        return stated_groups(stored)
+        return stated_groups(disclosure.of(stored))
     except (ValueError, TypeError, AttributeError):
         return None
 
 
-def stated_groups(stored: bytes) -> dict[str, dict[str, str]]:
-    """A record's groups as a verifier gets them: each with its salt in base64, and its content as it was committed."""
+def stated_groups(groups: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """Groups as a verifier gets them: each with its salt in base64, and its content as it was committed.
+
+    Args:
+        groups: as `Disclosure.of` gives them.
+    """
     return {
         name: {"salt": note.encode_base64(bytes.fromhex(salt)), "content": content}
-        for name, (salt, content) in orjson.loads(stored).items()
+        for name, (salt, content) in groups.items()
     }

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import orjson
 from sqlmodel import Session
 
+from broker.audit.disclosure import Disclosure
 from broker.audit.events import Event, Group, Kind
+from broker.audit.inputs import Input
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.audit.search import Query
 from broker.errors import InvalidRequest
@@ -27,12 +29,25 @@ ACTION = "readTrail"
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """An operator who asks for records: principal id, roles, where from, in which request."""
+    """An operator who asks for records.
+
+    Args:
+        id: the principal's.
+        roles: the operator's.
+        source: where the request comes from.
+        request_id: which request it is.
+        decision: why the operator may, as a record's decision group tells it.
+        inputs: what the decision names by digest.
+        disclosure: what the operator is shown.
+    """
 
     id: str
     roles: Sequence[str]
     source: str
     request_id: str
+    decision: Group
+    inputs: tuple[Input, ...]
+    disclosure: Disclosure
 
 
 async def note(audit: AuditLog, way: str, of: Group, *, shown: int, more: bool, reader: Reader, now: float) -> int:
@@ -57,7 +72,9 @@ async def note(audit: AuditLog, way: str, of: Group, *, shown: int, more: bool, 
         request_id=reader.request_id,
         who={"agent": reader.id, "roles": list(reader.roles)},
         what={"action": ACTION, "way": way, **of},
-        request={"source": reader.source, "shown": shown, "more": more},
+        decision=reader.decision,
+        request={"source": reader.source, "shown": shown, "more": more, "withheld": reader.disclosure.withheld},
+        inputs=reader.inputs,
     )
     return (await audit.record(Step((event,)))).indices[0]
 

@@ -255,7 +255,8 @@ _BEGUN: Mapping[Kind, Schema] = {
         {
             "who": _OPERATOR,
             "what": {"action": TEXT, "way": TEXT, "query?": ANY, "index?": NUMBER, "range?": _RANGE},
-            "request": {**_REQUEST, "source": TEXT, "shown": NUMBER, "more": FLAG},
+            "decision": {"outcome": PERMIT, **_DECIDED},
+            "request": {**_REQUEST, "source": TEXT, "shown": NUMBER, "more": FLAG, "withheld": TEXTS},
         }
     ),
     Kind.SHARED_QUERY_CHANGED: Schema(

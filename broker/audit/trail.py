@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from sqlmodel import Session, col, select
 
+from broker.audit.disclosure import Disclosure
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.ranges import stated_groups
@@ -21,6 +22,7 @@ from broker.formats import receipt as receipts
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 from broker.formats.receipt import Receipt
+from broker.formats.record import GROUPS
 
 __all__ = [
     "MAX_PAGE",
@@ -37,9 +39,9 @@ __all__ = [
 _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 
 
-def search(session: Session, query: Query) -> list[dict[str, Any]]:
-    """A page of records as `read` gives them."""
-    return [_shown(row) for row in page(session, query)]
+def search(session: Session, query: Query, disclosure: Disclosure) -> list[dict[str, Any]]:
+    """A page of records as `read` gives them; the query is one that `disclosure.check` let pass."""
+    return [_shown(row, disclosure) for row in page(session, query)]
 
 
 def page(session: Session, query: Query) -> list[RecordRow]:
@@ -49,8 +51,10 @@ def page(session: Session, query: Query) -> list[RecordRow]:
     return [rows[index] for index in found]
 
 
-def read(session: Session, index: int) -> dict[str, Any]:
+def read(session: Session, index: int, disclosure: Disclosure) -> dict[str, Any]:
     """The record at `index`: index, kind, agent, seq, the groups by name, the entry's exact bytes (base64).
+
+    `withheld` names the groups that are not shown to this reader, `erased` those that nobody is shown any more.
 
     Raises:
         NotFound: there is no such record.
@@ -58,7 +62,7 @@ def read(session: Session, index: int) -> dict[str, Any]:
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
-    return _shown(row)
+    return _shown(row, disclosure)
 
 
 def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
@@ -85,8 +89,8 @@ def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
     return list(found.values())
 
 
-def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
-    """Everything that proves record `index` without us: a JSON file for `verify_bundle`.
+def bundle(session: Session, tree: AuditTree, index: int, disclosure: Disclosure) -> bytes:
+    """What proves record `index` without us, with the groups that may be shown: a JSON file for `verify_bundle`.
 
     Shape: `{"entry", "commitments", "groups": {name: {"salt", "content"}}, "proof", "successions"}`: bytes in base64,
     the proof a C2SP tlog-proof under the newest checkpoint, and the statements by which the log's keys followed each
@@ -103,7 +107,7 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
         {
             "entry": note.encode_base64(row.entry),
             "commitments": note.encode_base64(row.commitments),
-            "groups": stated_groups(row.groups),
+            "groups": stated_groups(disclosure.of(row.groups)),
             "proof": proof,
             "successions": tree.successions(),
         },
@@ -185,15 +189,17 @@ def verify_bundle(data: bytes, pinned: NoteVerifier, successions: Sequence[str] 
     return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
 
 
-def _shown(row: RecordRow) -> dict[str, Any]:
-    groups = {name: orjson.loads(content) for name, (_, content) in orjson.loads(row.groups).items() if content}
+def _shown(row: RecordRow, disclosure: Disclosure) -> dict[str, Any]:
+    stored = disclosure.of(row.groups)
     return {
         "index": row.idx,
         "kind": row.kind,
-        "agent": row.agent,
+        "agent": disclosure.column("agent", row.agent),
         "seq": row.seq,
         "at_ms": int(row.at * 1000),
-        "groups": groups,
+        "groups": {name: orjson.loads(content) for name, (_, content) in stored.items() if content},
+        "withheld": disclosure.withheld,
+        "erased": [name for name in GROUPS if name in disclosure.groups and name not in stored],
         "entry": note.encode_base64(row.entry),
     }
 

@@ -9,7 +9,7 @@ import typer
 
 from broker.cli import erasure, exports, packages, proofs, record_schema, record_view, saved_queries, watch
 from broker.cli.moments import is_age, moment
-from broker.cli.output import Json, err, print_json, print_json_items, print_table, progress, refusing, say, utc
+from broker.cli.output import Json, err, plain, print_json, print_json_items, print_table, progress, refusing, say, utc
 from broker.cli.record_filters import (
     Action,
     Agent,
@@ -89,7 +89,7 @@ def search(
 
 @commands.command()
 def show(index: proofs.Index, json: Json = False) -> None:
-    """Shows one record with everything that it holds.
+    """Shows one record with everything of it that you may be shown.
 
     Example: `broker audit show 41`
     """
@@ -103,8 +103,8 @@ def show(index: proofs.Index, json: Json = False) -> None:
             print_json(record)
             return
         say(f"Record {record['index']}: {record['kind']}, {utc(record['at_ms'] / 1000)}", "bold")
-        say(f"Number {record['seq']} of the records of {record['agent']}.")
-        record_view.print_groups(record["groups"], GROUPS)
+        say(f"Number {record['seq']} of the records of {plain(record_view.of(record))}.")
+        record_view.print_groups(record["groups"], GROUPS, record["withheld"], record["erased"])
         say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rich.text import Text
@@ -23,7 +23,7 @@ def row(record: Mapping[str, Any]) -> list[object]:
     return [
         record["index"],
         utc(record["at_ms"] / 1000, "seconds"),
-        record["agent"],
+        of(record),
         record["kind"],
         Text(plain(outcome), _OUTCOMES.get(outcome, "")),
         _what(groups.get("what", {}), remedy),
@@ -38,19 +38,35 @@ def _what(what: Mapping[str, Any], remedy: Mapping[str, Any]) -> object:
     return what.get("model") or what.get("resource") or remedy.get("differences") or what.get("action") or ""
 
 
-def print_groups(groups: Mapping[str, Any], order: tuple[str, ...], withheld: tuple[str, ...] = ()) -> None:
+def of(record: Mapping[str, Any]) -> str:
+    """Whose a record is, as far as the reader may know."""
+    if record["agent"]:
+        return str(record["agent"])
+    return "(withheld)" if "who" in record["withheld"] else "(erased)" if "who" in record["erased"] else ""
+
+
+def print_groups(
+    groups: Mapping[str, Any],
+    order: tuple[str, ...],
+    withheld: Collection[str] = (),
+    erased: Collection[str] = (),
+    *,
+    absent: str = "withheld from you",
+) -> None:
     """Prints a record's groups, one line a field.
 
     Args:
         groups: what is known, by group.
         order: every group there is; one that is neither known nor withheld is empty.
-        withheld: groups that exist and are not shown here.
+        withheld: groups that are not shown to this reader.
+        erased: groups that nobody is shown any more.
+        absent: what to say of those that are withheld.
     """
     rows: list[tuple[object, object, object]] = []
     for name in order:
         title = Text(_TITLES.get(name, name), "bold")
-        if name in withheld:
-            rows.append((title, Text("not shown", "yellow"), ""))
+        if name in withheld or name in erased:
+            rows.append((title, Text("erased" if name in erased else absent, "yellow"), ""))
         for field, value in groups.get(name, {}).items():
             shown = f"{value} ({utc(value / 1000)})" if field == "at_ms" and isinstance(value, int) else value
             rows.append((title, field, shown))

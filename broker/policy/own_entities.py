@@ -50,6 +50,12 @@ QUESTIONS = (
     *(Request(_OPERATOR.uid, action, _BROKER.uid) for action in ("read", "readTrail", "propose", "approve", "contain")),
 )
 
+LATER = (
+    Request(_OPERATOR.uid, "erase", _BROKER.uid),
+    Request(_OPERATOR.uid, "readGroup", _BROKER.uid, {"group": "who"}),
+)
+"""Asked under vocabularies that have the action; those of earlier versions have not."""
+
 
 def check(policies: PolicySet) -> None:
     """Refuses a set whose vocabulary does not fit what the broker hands over and asks.
@@ -63,7 +69,7 @@ def check(policies: PolicySet) -> None:
         except Malformed as error:
             raise refusal(SCHEMA_NAME, _misfit(sample, policies.vocabulary)) from error
     entities = policies.prepare(SAMPLES)
-    for asked in QUESTIONS:
+    for asked in (*QUESTIONS, *(later for later in LATER if later.action in policies.actions)):
         problem = policies.evaluate(asked, entities).problem
         if problem:
             raise _unanswered(asked, problem)

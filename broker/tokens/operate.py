@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.audit.disclosure import WHOLE, Disclosure
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, ClaimTaken, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
 from broker.errors import AccessDenied, InvalidDpopProof, Refused
+from broker.formats.record import GROUPS
 from broker.identity.operators import Operator
 from broker.policy.active import ActivePolicies
+from broker.policy.decided import Decided
 from broker.policy.prepared import PreparedCache
 from broker.policy.request import Entity, Uid
 from broker.tokens.bearer import Caller, Presented, TokenVerifier
 from broker.tokens.issue import TokenRules
 
 ACTIONS = ("read", "readTrail", "propose", "approve", "contain", "erase")
+READ_GROUP = "readGroup"
+"""Asked once for each group of fields, of whoever may `readTrail`."""
 
 
 class _ThisBroker:
@@ -33,6 +38,14 @@ _THIS = _ThisBroker()
 
 
 @dataclass(frozen=True, slots=True)
+class Admitted:
+    """An operator whom the policies let do something, and the decision that says so."""
+
+    operator: Operator
+    decided: Decided
+
+
+@dataclass(frozen=True, slots=True)
 class OperatorGate:
     """Stands in front of every route of the API. Fails closed."""
 
@@ -44,7 +57,7 @@ class OperatorGate:
     refusals: RefusalCounter
     clock: Clock
 
-    async def admit(self, presented: Presented, action: str, *, source: str, request_id: str) -> Operator:
+    async def admit(self, presented: Presented, action: str, *, source: str, request_id: str) -> Admitted:
         """The operator behind a request, if the policies let them do `action`.
 
         Raises:
@@ -61,7 +74,7 @@ class OperatorGate:
         decided = self.prepared.decide(self.policies.current, principal, action, _THIS, {})
         if decided.permitted and isinstance(principal, Operator):
             await self._claim(caller, ())
-            return principal
+            return Admitted(principal, decided)
         event = Event(
             Kind.OPERATOR_REFUSED,
             agent=principal.id,
@@ -76,6 +89,21 @@ class OperatorGate:
         await self._claim(caller, (event,))
         named = f" ({', '.join(decided.decision.policies)})" if decided.decision.policies else ""
         raise AccessDenied(f"The policies do not let you {action}{named}. Ask an admin for the role that may.")
+
+    def disclosure(self, operator: Operator) -> Disclosure:
+        """The groups of records that the policies let an operator be shown.
+
+        A vocabulary without the action is of a set that was made before groups could be withheld; under it, whoever
+        may read the trail is shown all of it.
+        """
+        policies = self.policies.current
+        if READ_GROUP not in policies.actions:
+            return WHOLE
+        asked = {
+            name: self.prepared.decide(policies, operator, READ_GROUP, _THIS, {"group": name}).permitted
+            for name in GROUPS
+        }
+        return Disclosure(frozenset(name for name, permitted in asked.items() if permitted))
 
     async def _claim(self, caller: Caller, events: tuple[Event, ...]) -> None:
         try:

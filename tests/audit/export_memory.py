@@ -21,6 +21,7 @@ from sqlmodel import Session
 
 from broker import migrations
 from broker.audit import export, ocsf
+from broker.audit.disclosure import WHOLE
 from broker.audit.log import RecordRow
 from broker.audit.trail import Query
 from broker.cli.export_files import Lines
@@ -86,7 +87,7 @@ async def run(folder: Path, count: int) -> int:
         sinks = (Lines(nowhere), Lines(nowhere, lambda line: orjson.dumps(ocsf.event(line))), ParquetRows(nowhere))
         at, more = export.Cursor(0, count, bytes(32)), True
         while more:
-            async for chunk in export.stream(read, Query(), at):
+            async for chunk in export.stream(read, Query(), at, WHOLE):
                 *lines, told = map(orjson.loads, chunk.splitlines())
                 for sink in sinks:
                     sink.write(lines)

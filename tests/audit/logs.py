@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine
 
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
 from broker.audit.log_keys import LogKeys
@@ -111,7 +112,7 @@ class PublicBytes:
         start = 0
         while start < size:
             with reading(self._engine) as session:
-                page = read_range(session, start, size)
+                page = read_range(session, start, size, WHOLE)
             if not page:
                 return
             yield page

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Kind
 from broker.audit.log import Step
 from broker.audit.trail import bundle, verify_bundle
@@ -43,7 +44,7 @@ def _filled(engine: Engine, folder: Path, *events: Any) -> AuditTree:
 
 def _bundle(engine: Engine, tree: AuditTree, index: int) -> bytes:
     with reading(engine) as session:
-        return bundle(session, tree, index)
+        return bundle(session, tree, index, WHOLE)
 
 
 @pytest.fixture(scope="module")

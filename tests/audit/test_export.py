@@ -15,6 +15,7 @@ from sqlmodel import Session
 
 from broker.audit import export
 from broker.audit.continuity import Continuity, Gap
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
 from broker.audit.export import Cursor
 from broker.audit.log import Step
@@ -59,7 +60,7 @@ def _export(
     async def collect(chunks: AsyncIterator[bytes]) -> list[Any]:
         return [orjson.loads(line) async for chunk in chunks for line in chunk.splitlines()]
 
-    lines = asyncio.run(collect(export.stream(read, query or Query(), start)))
+    lines = asyncio.run(collect(export.stream(read, query or Query(), start, WHOLE)))
     assert "export" in lines[-1]
     return [each for each in lines if "export" not in each], lines[-1]["export"]
 
@@ -114,7 +115,7 @@ def test_every_line_of_the_exports_own_covers_what_is_before_it(engine: Engine, 
 
     async def cursors() -> list[tuple[int, str]]:
         found, seen = [], 0
-        async for chunk in export.stream(read, Query(), export.begin(tree, "")):
+        async for chunk in export.stream(read, Query(), export.begin(tree, ""), WHOLE):
             *lines, told = map(orjson.loads, chunk.splitlines())
             seen += len(lines)
             found.append((seen, told["export"]["cursor"]))

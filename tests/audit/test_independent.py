@@ -29,6 +29,7 @@ from tlog_scales.tlog import (
 )
 
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.log import Step
 from broker.formats import checkpoint, merkle, note, tlog_proof
 from broker.formats.note import NoteVerifier
@@ -83,7 +84,7 @@ async def test_it_accepts_a_bundles_proof(tmp_path: Path) -> None:
     """Entry, inclusion proof and checkpoint as an auditor takes them away."""
     async with running(tmp_path) as run:
         await run.check_log()
-        record = await run.broker.read(lambda session: trail.read(session, 1))
+        record = await run.broker.read(lambda session: trail.read(session, 1, WHOLE))
         text = await run.broker.read(lambda _session: trail.receipt_proof(run.broker.tree, 1))
         vkey = Vkey.from_string(run.broker.log_key)
     proof = tlog_proof.parse(text)

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from sqlalchemy import Engine
 
+from broker.audit.disclosure import WHOLE
 from broker.audit.log import AuditLog, Step
 from broker.audit.log_keys import LogKeys
 from broker.audit.log_rotation import LogRotation
@@ -148,12 +149,12 @@ async def test_old_checkpoints_and_bundles_verify_under_the_new_key(log: Log) ->
     """An auditor who pins the new key verifies what was kept from before, and the other way round."""
     old, before = log.keys.vkey, log.tree.head()
     with reading(log.engine) as session:
-        earlier = bundle(session, log.tree, 1)
+        earlier = bundle(session, log.tree, 1, WHOLE)
     new = await log.rotate(compromised=True)
     await log.grow(5)
     assert log.opens(new, before) == 3
     with reading(log.engine) as session:
-        later = bundle(session, log.tree, 1)
+        later = bundle(session, log.tree, 1, WHOLE)
     statements = log.tree.successions()
     assert verify_bundle(later, NoteVerifier.parse(old)).index == 1
     assert verify_bundle(later, NoteVerifier.parse(new)).index == 1

@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from broker.audit import package
+from broker.audit.disclosure import WHOLE
 from broker.audit.log import Step
 from broker.audit.package import Scope
 from broker.audit.tree import AuditTree
@@ -56,7 +57,7 @@ def _filled(engine: Engine, folder: Path, count: int) -> AuditTree:
 def _begun(engine: Engine, tree: AuditTree, scope: Scope) -> package.Package:
     tag = hmac.digest(TAG_KEY, scope.agent.encode(), "sha256")[:16].hex() if scope.agent else ""
     with reading(engine) as session:
-        return package.begin(session, tree, scope, tag, now=AT)
+        return package.begin(session, tree, scope, tag, WHOLE, now=AT)
 
 
 def _written(engine: Engine, tree: AuditTree, scope: Scope) -> bytes:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
 from broker.audit import erasure, search, trail, traits
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.search import Query, described_query
@@ -298,7 +299,7 @@ def test_no_search_reads_the_whole_log(engine: Engine, tmp_path: Path, plans: li
     open_log(engine, tmp_path).close()
     plans.clear()
     with reading(engine) as session:
-        trail.search(session, query)
+        trail.search(session, query, WHOLE)
     reads = [line for line in plans if "records" in line]
     assert reads
     assert all(line.startswith("SEARCH records USING") for line in reads), reads

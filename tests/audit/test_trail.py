@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine
 
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import Step
 from broker.audit.trail import MAX_PAGE, Query
@@ -49,7 +50,7 @@ def mixed(engine: Engine, tmp_path: Path) -> Engine:
 
 def _search(engine: Engine, query: Query) -> list[int]:
     with reading(engine) as session:
-        return [found["index"] for found in trail.search(session, query)]
+        return [found["index"] for found in trail.search(session, query, WHOLE)]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_a_record_is_found_at_the_time_it_shows(engine: Engine, tmp_path: Path, 
     _fill(engine, tmp_path, event(at=at), event(at=1837135154.0279999))
     for index in _search(engine, Query(limit=2)):
         with reading(engine) as session:
-            shown = trail.read(session, index)
+            shown = trail.read(session, index, WHOLE)
         assert shown["at_ms"] == shown["groups"]["request"]["at_ms"]
         assert index in _search(engine, Query(since_ms=shown["at_ms"], until_ms=shown["at_ms"] + 1))
 
@@ -124,7 +125,7 @@ def test_a_record_is_found_at_the_time_it_shows(engine: Engine, tmp_path: Path, 
 def test_a_record_is_shown_with_its_exact_bytes(mixed: Engine) -> None:
     """Index, names, number, the groups by name, and the entry as it is in the tree."""
     with reading(mixed) as session:
-        shown = trail.read(session, 4)
+        shown = trail.read(session, 4, WHOLE)
     entry = shown.pop("entry")
     assert shown == {
         "index": 4,
@@ -137,6 +138,8 @@ def test_a_record_is_shown_with_its_exact_bytes(mixed: Engine) -> None:
             "decision": {"outcome": "deny"},
             "request": {"id": "r3", "at_ms": int(AT + 4) * 1000},
         },
+        "withheld": [],
+        "erased": [],
     }
     assert base64.b64decode(entry) == rows(mixed)[4]["entry"]
     assert record.parse_entry(base64.b64decode(entry)).seq == 1
@@ -146,7 +149,7 @@ def test_a_record_is_shown_with_its_exact_bytes(mixed: Engine) -> None:
 def test_a_record_that_is_not_there_is_not_found(mixed: Engine, index: int) -> None:
     """Outside the log there is nothing."""
     with reading(mixed) as session, pytest.raises(NotFound, match=f"no record {index}"):
-        trail.read(session, index)
+        trail.read(session, index, WHOLE)
 
 
 def _open(engine: Engine) -> list[tuple[int, str, str, str]]:

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Kind
 from broker.audit.trail import Query
 from broker.cli import whole_log
@@ -117,7 +118,7 @@ def _search(plan: Plan, log: DiskLog) -> list[Result]:
         for name, query in _questions(agent, request_id, at_ms).items():
             begun = time.perf_counter()
             with reading(log.engine) as session:
-                found = trail.search(session, query)
+                found = trail.search(session, query, WHOLE)
             waited.setdefault(name, []).append((time.perf_counter() - begun) * 1000)
             if not found and not query.human:
                 raise RuntimeError(f"a search for {name} found nothing")

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.log import RecordRow
 from broker.audit.traits import TraitsRow, note_spans
 from broker.db import claims
@@ -250,7 +251,7 @@ def test_a_server_that_comes_back_is_used(engine: Engine) -> None:
 def test_text_with_a_null_is_no_failure(engine: Engine) -> None:
     """The server stores none; a look-up of such a text finds nothing, as on the embedded database."""
     with reading(engine) as session:
-        assert trail.search(session, trail.Query(agent="a\0b")) == []
+        assert trail.search(session, trail.Query(agent="a\0b"), WHOLE) == []
     with writing(engine) as connection:
         execute(connection, "INSERT INTO claims VALUES (?, '', 1)", ("a\0b",))
     _write(engine, "c\0d")
@@ -305,7 +306,7 @@ def test_a_search_uses_an_index(engine: Engine, query: trail.Query, index: str) 
     seen: list[tuple[str, Any]] = []
     event.listen(engine, "before_cursor_execute", lambda _c, _cursor, text, values, *_: seen.append((text, values)))
     with reading(engine) as reader:
-        assert trail.search(reader, query)
+        assert trail.search(reader, query, WHOLE)
     asked = [(statement, values) for statement, values in seen if "FROM records" in statement]
     with server().session(_name(engine)) as session:
         plans = [str(session.execute(f"EXPLAIN {said}".encode(), values).fetchall()) for said, values in asked]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.audit import trail
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Kind
 from tests.build import running, token_request
 from tests.fakes import FakeClock
@@ -54,7 +55,7 @@ async def test_a_clock_that_jumps_back_moves_no_record(tmp_path: Path) -> None:
         clock.jump(-7200)
         assert (await token_request(run)).status_code == 200
         query = trail.Query(kind=Kind.TOKEN_ISSUED, oldest_first=True)
-        issued = await run.broker.read(lambda session: trail.search(session, query))
+        issued = await run.broker.read(lambda session: trail.search(session, query, WHOLE))
         assert issued[-1]["at_ms"] < issued[-2]["at_ms"] - 7_000_000
         assert issued[-1]["index"] > issued[-2]["index"]
         await run.check_log()

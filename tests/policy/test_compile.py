@@ -217,7 +217,7 @@ def test_policies_are_described_with_their_place() -> None:
         ("call",),
     )
     assert (second.id, second.line, second.effect) == ("no", 4, "forbid")
-    assert second.action == ("approve", "contain", "erase", "propose", "read", "readTrail")
+    assert second.action == ("approve", "contain", "erase", "propose", "read", "readGroup", "readTrail")
     assert second.annotations == {"id": "no", "title": "never"}
 
 

@@ -235,6 +235,7 @@ def test_slices_hold_what_can_decide_their_action() -> None:
         "exchange": ["all"],
         "propose": ["group", "all"],
         "read": ["one", "two", "group", "all"],
+        "readGroup": ["group", "all"],
         "readTrail": ["group", "all"],
     }
 
@@ -319,6 +320,8 @@ def test_operators_who_are_not_active_are_stopped_everywhere() -> None:
     left = operator("left", "admin", "auditor", status="suspended")
     entities = policies.prepare([left, BROKER, API])
     actions = [action for action in policies.actions if action not in {"call", "enrol", "exchange"}]
-    requests = [Request(left.uid, action, BROKER.uid) for action in actions] + [exchange(left, API)]
-    assert len(requests) == 7
+    contexts = {"readGroup": {"group": "what"}}
+    requests = [Request(left.uid, action, BROKER.uid, contexts.get(action, {})) for action in actions]
+    requests.append(exchange(left, API))
+    assert len(requests) == 8
     assert {policies.decide(request, entities).policies for request in requests} == {("inactive-operators",)}

@@ -46,6 +46,7 @@ def checked(*changes: tuple[str, str]) -> active.Checked:
         (("    stream: Bool,", ""), "asks for call of a principal Agent on a resource Model"),
         (("    stream: Bool,", "stream: Bool, price: Long,"), "asks for call"),
         (("  readTrail,", "  readLog,"), "asks for readTrail of a principal Operator"),
+        (("    group: String,", "    name: String,"), "asks for readGroup of a principal Operator"),
         (("principal: [OidcEvidence, KeyEvidence]", "principal: [OidcEvidence]"), "asks for enrol of a principal Key"),
         (("principal: [Agent, Operator]", "principal: [Agent]"), "asks for exchange of a principal Operator"),
     ],
@@ -61,6 +62,14 @@ def test_a_vocabulary_may_know_more_than_the_broker() -> None:
     checked(
         ("  family: String,", "  family: String, region?: String,"),
         ("entity Broker;", "entity Broker; entity Team; action play appliesTo { principal: Team, resource: Broker };"),
+    )
+
+
+def test_a_vocabulary_of_an_earlier_version_stays_usable() -> None:
+    """One that has not yet the actions which came later."""
+    checked(
+        (", // suspend, revoke, throttle\n  erase", ""),
+        ("action readGroup in [operate]", "action readPart in [operate]"),
     )
 
 
@@ -114,7 +123,10 @@ async def test_the_samples_are_what_the_broker_hands_over(tmp_path: Path, monkey
             told, sample = _described(entity), samples[entity.uid[0]]
             assert told[:3] == sample[:3]
             assert not told[3] or told[3] == sample[3]
-    questions = {(q.principal[0], q.action, q.resource[0], str(_shape(q.context))) for q in own_entities.QUESTIONS}
+    (later,) = (asked for asked in own_entities.LATER if asked.action == "readGroup")
+    questions = {
+        (q.principal[0], q.action, q.resource[0], str(_shape(q.context))) for q in (*own_entities.QUESTIONS, later)
+    }
     asked = {(q.principal[0], q.action, q.resource[0], str(_shape(q.context))) for q, _ in seen}
     assert asked == questions
     handed_over = {uid[0] for _, entities in seen for uid in entities.entities}

@@ -15,6 +15,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import event as database_event
 
 from broker.audit import export, ocsf
+from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.trail import Query
@@ -149,7 +150,7 @@ async def test_nothing_is_read_ahead_of_the_reader(run: Running, admin: httpx2.A
             await free.wait()
 
     def exporting() -> asyncio.Task[None]:
-        response = StreamingResponse(export.stream(run.broker.read, Query(), start))
+        response = StreamingResponse(export.stream(run.broker.read, Query(), start, WHOLE))
         return asyncio.create_task(response({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send))
 
     with _pages_read(run) as pages:

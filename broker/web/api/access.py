@@ -34,15 +34,15 @@ class Allowed:
     async def __call__(self, request: Request) -> Operator:
         """The operator; any refusal is raised before the route runs."""
         broker = broker_of(request)
-        request.state.operator = await broker.operators.admit(
+        admitted = await broker.operators.admit(
             asgi.presented(request.scope),
             self.action,
             source=asgi.source(request.scope, broker.settings.server.trusted_proxy),
             request_id=request_id_of(request),
         )
+        request.state.operator, request.state.decided = admitted.operator, admitted.decided
         _check_query(request)
-        operator: Operator = request.state.operator
-        return operator
+        return admitted.operator
 
 
 def _check_query(request: Request) -> None:

@@ -60,8 +60,9 @@ async def search(
         asked = await broker.read(lambda session: saved.refined(session, saved_as, asked, by=reading.by.id))
     if search is not None:
         await reading.check_continues(search, asked)
+    reading.disclosure.check(asked)
     page = replace(asked, after=after, limit=limit, below=search)
-    found = await broker.read(lambda session: trail.search(session, page))
+    found = await broker.read(lambda session: trail.search(session, page, reading.disclosure))
     more = len(found) == limit
     if search is None:
         search = await reading.note("search", {"query": asked.described()}, shown=len(found), more=more)
@@ -71,7 +72,7 @@ async def search(
 @router.get("/records/{index}")
 async def show(broker: TheBroker, reading: TheReading, index: Index) -> dict[str, Any]:
     """One record with its groups and its exact bytes."""
-    found = await broker.read(lambda session: trail.read(session, index))
+    found = await broker.read(lambda session: trail.read(session, index, reading.disclosure))
     await reading.note("record", {"index": index}, shown=1)
     return found
 
@@ -79,7 +80,7 @@ async def show(broker: TheBroker, reading: TheReading, index: Index) -> dict[str
 @router.get("/records/{index}/bundle")
 async def bundle(broker: TheBroker, reading: TheReading, index: Index) -> Response:
     """Everything that proves the record without us, as a file for `broker audit verify`."""
-    data = await broker.read(lambda session: trail.bundle(session, broker.tree, index))
+    data = await broker.read(lambda session: trail.bundle(session, broker.tree, index, reading.disclosure))
     await reading.note("bundle", {"index": index}, shown=1)
     return Response(data, media_type="application/json")
 
@@ -103,11 +104,13 @@ async def export_records(
     `more` whether to ask again. As fast as it is read, and no faster.
     """
     query = trail.Query(agent, str(kind or ""), outcome, model, request_id, since_ms, until_ms)
+    reading.disclosure.check(query)
     start = await broker.read(lambda _session: export.begin(broker.tree, after))
     if start.next < start.size:
         of = {"query": query.described(), "range": [start.next, start.size]}
         await reading.note("export", of, shown=start.size - start.next)
-    return StreamingResponse(export.stream(broker.read, query, start), media_type="application/x-ndjson")
+    lines = export.stream(broker.read, query, start, reading.disclosure)
+    return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
 @router.get("/entries")
@@ -118,7 +121,7 @@ async def entries(
     end: Annotated[int, Query(ge=0, le=_MAX)],
 ) -> Response:
     """Records [start, end) with what proves each in the tree: what there is, and as many as one answer takes."""
-    found = await broker.read(lambda session: ranges.read_range(session, start, end))
+    found = await broker.read(lambda session: ranges.read_range(session, start, end, reading.disclosure))
     await reading.note("entries", {"range": [start, start + len(found)]}, shown=len(found))
     return Response(orjson.dumps({"entries": found}), media_type="application/json")
 
@@ -134,8 +137,11 @@ async def evidence_package(
     """An evidence package, a ZIP file written while it is read: see `broker.audit.package`."""
     scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
     tag = broker.audit.tag(agent) if agent else ""
-    found = await broker.read(lambda session: package.begin(session, broker.tree, scope, tag, now=now))
     asked = trail.Query(agent=agent, since_ms=since_ms, until_ms=until_ms)
+    reading.disclosure.check(asked)
+    found = await broker.read(
+        lambda session: package.begin(session, broker.tree, scope, tag, reading.disclosure, now=now)
+    )
     await reading.note("package", {"query": asked.described()}, shown=found.end - found.start)
     pieces = package.written(found, broker.engine, broker.tree, active.texts)
     return StreamingResponse(pieces, media_type="application/zip")

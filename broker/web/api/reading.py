@@ -10,6 +10,7 @@ from broker.audit import reads
 from broker.audit.events import Group
 from broker.audit.search import Query
 from broker.identity.operators import Operator
+from broker.policy.decided import Decided
 from broker.web import asgi
 from broker.web.api.access import Auditor, broker_of, request_id_of
 
@@ -20,12 +21,20 @@ class Reading:
     Args:
         operator: who asks, admitted for `readTrail`.
         request: the request.
+
+    Attributes:
+        by: the operator, as records tell it.
+        disclosure: what this operator is shown of every record.
     """
 
     def __init__(self, operator: Operator, request: Request) -> None:
         self._broker = broker_of(request)
         source = asgi.source(request.scope, self._broker.settings.server.trusted_proxy)
-        self.by = reads.Reader(operator.id, operator.roles, source, request_id_of(request))
+        decided: Decided = request.state.decided
+        self.disclosure = self._broker.operators.disclosure(operator)
+        self.by = reads.Reader(
+            operator.id, operator.roles, source, request_id_of(request), decided.told, decided.inputs, self.disclosure
+        )
 
     async def note(self, way: str, of: Group, *, shown: int, more: bool = False) -> int:
         """Records what the answer is about to show; returns the record's index. See `broker.audit.reads.note`.

@@ -1,0 +1,182 @@
+"""Selective disclosure: an auditor whom a policy shows some groups is shown those, and they are proved like all."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+
+from broker.audit import disclosure, trail
+from broker.formats import note
+from tests.build import AGENT, MODEL, Running
+from tests.gateway.world import by_hand
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+_SHOWN = ("what", "decision", "request")
+_WITHHELD = ["who", "for_whom", "posture", "remedy"]
+_POLICY = """
+@id("outside-auditor")
+forbid (principal == Operator::"olaf", action == Action::"readGroup", resource is Broker)
+unless { ["what", "decision", "request"].contains(context.group) };
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def full(run: Running) -> httpx2.AsyncClient:
+    """The first operator, who is shown everything; one call has been made."""
+    client = await run.operator()
+    assert (await (await by_hand(run)).post({"model": MODEL})).status_code == 200
+    return client
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def olaf(run: Running, full: httpx2.AsyncClient) -> httpx2.AsyncClient:
+    """An auditor who is shown three groups."""
+    told = await run.apply(
+        {"operators": {"olaf": {"roles": ["auditor"], "new_link": True}}, "policies": {"olaf.cedar": _POLICY}}, full
+    )
+    client = await run.operator("olaf", link=told["sign_in_links"]["olaf"])
+    await run.check_log()
+    return client
+
+
+async def _get(client: httpx2.AsyncClient, path: str, **parameters: Any) -> httpx2.Response:
+    answer = await client.get(f"/api/v1/audit/{path}", params=parameters)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+async def _call(client: httpx2.AsyncClient) -> dict[str, Any]:
+    """The record that admits the call."""
+    (found,) = (await _get(client, "records", kind="CallAdmitted")).json()["records"]
+    shown: dict[str, Any] = found
+    return shown
+
+
+async def test_an_auditor_is_shown_what_policies_let(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
+    """In a search and alone: the groups that are shown are whole, of the others and their columns nothing is there."""
+    whole, part = await _call(full), await _call(olaf)
+    assert whole["index"] == part["index"]
+    assert set(whole["groups"]) > set(_SHOWN)
+    assert part["groups"] == {name: whole["groups"][name] for name in _SHOWN}
+    assert (part["agent"], part["withheld"], part["erased"]) == ("", _WITHHELD, [])
+    assert (whole["agent"], whole["withheld"]) == (AGENT, [])
+    alone = (await _get(olaf, f"records/{part['index']}")).json()
+    assert alone == part
+    assert AGENT not in json.dumps(alone)
+
+
+async def test_a_bundle_proves_what_is_shown(run: Running, full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
+    """The file verifies offline under the log's key, with three groups of seven, and holds no salt of another."""
+    index = (await _call(full))["index"]
+    data = (await _get(olaf, f"records/{index}/bundle")).content
+    proved = trail.verify_bundle(data, note.NoteVerifier.parse(run.broker.log_key))
+    assert set(proved.groups) <= set(_SHOWN)
+    assert set(json.loads(data)["groups"]) == set(_SHOWN)
+
+
+async def test_a_range_holds_what_is_shown(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
+    """Entries and commitments are those that everybody gets; groups are the allowed ones."""
+    whole = (await _get(full, "entries", start=0, end=5)).json()["entries"]
+    part = (await _get(olaf, "entries", start=0, end=5)).json()["entries"]
+    assert [each["entry"] for each in part] == [each["entry"] for each in whole]
+    for one, other in zip(part, whole, strict=True):
+        assert one["groups"] == {name: group for name, group in other["groups"].items() if name in _SHOWN}
+
+
+async def test_an_export_holds_what_is_shown(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
+    """Line by line; the columns of withheld groups are empty, and the line names the groups."""
+    index = (await _call(full))["index"]
+    lines = [json.loads(line) for line in (await _get(olaf, "export")).text.splitlines()]
+    (admitted,) = (line for line in lines if line.get("index") == index)
+    assert set(admitted["groups"]) <= set(_SHOWN)
+    assert (admitted["agent"], admitted["outcome"], admitted["withheld"]) == ("", "permit", _WITHHELD)
+    assert all(line["agent"] == "" and "who" not in line["groups"] for line in lines if "index" in line)
+
+
+async def test_a_package_holds_what_is_shown(
+    run: Running, olaf: httpx2.AsyncClient, tmp_path: Path, full: httpx2.AsyncClient
+) -> None:
+    """Its own verifier accepts it, counts what was not shown, and finds no decision that it could make again."""
+    data = (await _get(olaf, "package")).content
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        archive.extractall(tmp_path / "package")
+    records, page, entities = (
+        tmp_path / "package" / name for name in ("records.jsonl", "index.html", "entities.jsonl")
+    )
+    assert all(f'"{name}":{{' not in records.read_text() for name in _WITHHELD)
+    assert "operator:admin" not in page.read_text() + records.read_text()
+    assert entities.read_bytes() == b""
+    key = tmp_path / "log.vkey"
+    key.write_text(run.broker.log_key)
+    command = [sys.executable, "-I", "verify.py", ".", "--key", str(key)]
+    verified = subprocess.run(command, cwd=tmp_path / "package", capture_output=True, text=True, check=False)  # noqa: ASYNC221  nothing else runs meanwhile
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "withheld or erased" in verified.stdout
+    whole = zipfile.ZipFile(io.BytesIO((await _get(full, "package")).content))
+    assert AGENT.encode() in whole.read("entities.jsonl")
+
+
+_ASKED = {"agent": AGENT, "owner": "team-data", "human": "admin", "policy": "auditors-read"}
+
+
+@pytest.mark.parametrize(("name", "value"), _ASKED.items())
+async def test_nobody_asks_by_what_is_withheld(olaf: httpx2.AsyncClient, name: str, value: str) -> None:
+    """The answer would tell it: the refusal is the same whether there is such a record or not."""
+    refusals = set()
+    for asked in (value, "no-such-thing"):
+        answer = await olaf.get("/api/v1/audit/records", params={name: asked})
+        assert answer.status_code == 403
+        refusals.add(answer.json()["detail"])
+    (refusal,) = refusals
+    assert repr(name) in refusal
+    assert "readGroup" in refusal
+
+
+@pytest.mark.parametrize("path", ["export", "package"])
+async def test_nobody_takes_away_by_what_is_withheld(olaf: httpx2.AsyncClient, path: str) -> None:
+    """An export or a package of one agent's records would tell whose they are."""
+    assert (await olaf.get(f"/api/v1/audit/{path}", params={"agent": AGENT})).status_code == 403
+
+
+async def test_a_saved_query_asks_no_more(olaf: httpx2.AsyncClient, full: httpx2.AsyncClient) -> None:
+    """Not even one that somebody saved who may ask it."""
+    body = {"name": "of-nightly", "query": {"agent": AGENT}, "shared": True}
+    assert (await full.post("/api/v1/audit/queries", json=body)).status_code == 200
+    assert (await olaf.get("/api/v1/audit/records", params={"saved": "of-nightly"})).status_code == 403
+    assert (await _get(full, "records", saved="of-nightly")).json()["records"]
+
+
+async def test_the_record_of_a_reading_says_why_and_what(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
+    """The decision that let it be read, and the groups that were withheld."""
+    search = (await _get(olaf, "records", outcome="permit", limit=1)).json()["search"]
+    groups = (await _get(full, f"records/{search}")).json()["groups"]
+    decision = groups["decision"]
+    assert (decision["action"], decision["outcome"], decision["policies"]) == ("readTrail", "permit", ["auditors-read"])
+    assert decision["entities"]
+    assert groups["request"]["withheld"] == _WITHHELD
+
+
+async def test_a_vocabulary_of_an_earlier_version_withholds_nothing(run: Running, full: httpx2.AsyncClient) -> None:
+    """It cannot say which groups to show, so whoever may read the trail is shown all of it, as before."""
+    admin, source = run.broker.directory.operators["admin"], run.broker.policies.source
+    assert run.broker.operators.disclosure(admin) == disclosure.WHOLE
+    nobody = disclosure.Disclosure(frozenset())
+    auditors = {name: text.replace(', Action::"readGroup"', "") for name, text in source.files.items()}
+    await run.apply(
+        {"policies": {"operators.cedar": auditors["operators.cedar"]}, "cases": {"operators.yaml": None}}, full
+    )
+    assert run.broker.operators.disclosure(admin) == nobody
+    cut = source.schema[: source.schema.index("// May somebody who may `readTrail`")]
+    older = {name: text for name, text in auditors.items() if name != "olaf.cedar"}
+    await run.apply({"policy_set": {"schema": cut, "files": older, "cases": {}}}, full)
+    assert run.broker.operators.disclosure(admin) == disclosure.WHOLE
