@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Engine
+from sqlmodel import Session
 
+from broker.audit.erasure import Read
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
 from broker.audit.log_keys import LogKeys
@@ -24,6 +27,7 @@ from broker.formats.note import NoteSigner
 
 AT = 1_800_000_000.0
 TAG_KEY = b"k" * 32
+T = TypeVar("T")
 
 
 def open_log(
@@ -38,6 +42,19 @@ def open_log(
         timeout_s=timeout_s,
         probe=probe,
     )
+
+
+def reader(engine: Engine) -> Read:
+    """Reads as `Broker.read` does."""
+
+    async def read(query: Callable[[Session], T]) -> T:
+        def run() -> T:
+            with reading(engine) as session:
+                return query(session)
+
+        return await asyncio.to_thread(run)
+
+    return read
 
 
 def event(agent: str = "a", kind: Kind = Kind.CALL_REFUSED, **groups: Any) -> Event:

@@ -104,7 +104,7 @@ async def test_what_is_left_can_be_erased_later(run: Running) -> None:
     assert (await _erase(run, admin, "for_whom")).json()["erased"] == 4
     size = len(await _rows(run))
     again = (await _erase(run, admin, "who", "for_whom")).json()
-    assert again == {"erased": 0, "record": None, "next": None}
+    assert again == {"erased": 0, "inputs": 0, "record": None, "next": None}
     assert len(await _rows(run)) == size
 
 
