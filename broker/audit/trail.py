@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from sqlmodel import Session, col, select
 
+from broker.audit import erasures
+from broker.audit.erasures import GroupMissing
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.ranges import stated_groups
 from broker.audit.search import MAX_PAGE, Query, indices
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
-from broker.errors import Malformed, NotFound
+from broker.errors import Conflict, Malformed, NotFound
 from broker.formats import canonical_json, checkpoint, note, record, succession, tlog_proof
 from broker.formats import receipt as receipts
 from broker.formats.merkle import leaf_hash
@@ -39,7 +41,9 @@ _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 
 def search(session: Session, query: Query) -> list[dict[str, Any]]:
     """A page of records as `read` gives them."""
-    return [_shown(row) for row in page(session, query)]
+    rows = page(session, query)
+    erased = erasures.of_records(session.connection(), (row.idx for row in rows if absent(row.groups)))
+    return [_shown(row, erased.get(row.idx, {})) for row in rows]
 
 
 def page(session: Session, query: Query) -> list[RecordRow]:
@@ -52,13 +56,43 @@ def page(session: Session, query: Query) -> list[RecordRow]:
 def read(session: Session, index: int) -> dict[str, Any]:
     """The record at `index`: index, kind, agent, seq, the groups by name, the entry's exact bytes (base64).
 
+    `erased` says of each group that was erased which record says so. `missing` names those that are gone and were not:
+    they were taken out of the database.
+
     Raises:
         NotFound: there is no such record.
     """
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
-    return _shown(row)
+    return _shown(row, erased_of(session, row))
+
+
+def absent(groups: bytes) -> list[str]:
+    """The names of the groups that a stored record has lost."""
+    stored = orjson.loads(groups)
+    return [name for name in record.GROUPS if name not in stored]
+
+
+def erased_of(session: Session, row: RecordRow) -> dict[str, int]:
+    """The groups of a record that were erased, each with the index of the record that says so."""
+    found = erasures.of_records(session.connection(), [row.idx] if absent(row.groups) else [])
+    return found.get(row.idx, {})
+
+
+def check_whole(row: RecordRow, erased: Collection[str]) -> None:
+    """Makes sure that each group of a record is there, or was erased.
+
+    Raises:
+        Conflict: one is neither.
+    """
+    if missing := _missing(row, erased):
+        raise Conflict(erasures.lacking(missing, f"Record {row.idx}: ").detail, reason=GroupMissing.reason)
+
+
+def _missing(row: RecordRow, erased: Collection[str]) -> list[str]:
+    """The record of an erasure lacks nothing, whatever another one says."""
+    return [name for name in absent(row.groups) if name not in erased or row.kind == Kind.RECORDS_ERASED]
 
 
 def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
@@ -94,10 +128,12 @@ def bundle(session: Session, tree: AuditTree, index: int) -> bytes:
 
     Raises:
         NotFound: no such record, or not yet under a checkpoint.
+        Conflict: a group was taken out of the database, and not erased: nothing is handed out that hides it.
     """
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
+    check_whole(row, erased_of(session, row))
     proof = receipt_proof(tree, index)
     return orjson.dumps(
         {
@@ -185,7 +221,7 @@ def verify_bundle(data: bytes, pinned: NoteVerifier, successions: Sequence[str] 
     return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
 
 
-def _shown(row: RecordRow) -> dict[str, Any]:
+def _shown(row: RecordRow, erased: Mapping[str, int]) -> dict[str, Any]:
     groups = {name: orjson.loads(content) for name, (_, content) in orjson.loads(row.groups).items() if content}
     return {
         "index": row.idx,
@@ -194,6 +230,8 @@ def _shown(row: RecordRow) -> dict[str, Any]:
         "seq": row.seq,
         "at_ms": int(row.at * 1000),
         "groups": groups,
+        "erased": erased,
+        "missing": _missing(row, erased),
         "entry": note.encode_base64(row.entry),
     }
 

@@ -104,7 +104,7 @@ def show(index: proofs.Index, json: Json = False) -> None:
             return
         say(f"Record {record['index']}: {record['kind']}, {utc(record['at_ms'] / 1000)}", "bold")
         say(f"Number {record['seq']} of the records of {record['agent']}.")
-        record_view.print_groups(record["groups"], GROUPS)
+        record_view.print_groups(record["groups"], GROUPS, erased=record["erased"], missing=record["missing"])
         say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
 
 

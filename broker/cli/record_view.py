@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -38,19 +38,31 @@ def _what(what: Mapping[str, Any], remedy: Mapping[str, Any]) -> object:
     return what.get("model") or what.get("resource") or remedy.get("differences") or what.get("action") or ""
 
 
-def print_groups(groups: Mapping[str, Any], order: tuple[str, ...], withheld: tuple[str, ...] = ()) -> None:
+def print_groups(
+    groups: Mapping[str, Any],
+    order: tuple[str, ...],
+    withheld: tuple[str, ...] = (),
+    erased: Mapping[str, int] | None = None,
+    missing: Sequence[str] = (),
+) -> None:
     """Prints a record's groups, one line a field.
 
     Args:
         groups: what is known, by group.
         order: every group there is; one that is neither known nor withheld is empty.
         withheld: groups that exist and are not shown here.
+        erased: groups that were erased, with the index of the record that says so.
+        missing: groups that are gone and were not erased.
     """
     rows: list[tuple[object, object, object]] = []
     for name in order:
         title = Text(_TITLES.get(name, name), "bold")
         if name in withheld:
             rows.append((title, Text("not shown", "yellow"), ""))
+        if name in missing:
+            rows.append((title, Text("MISSING, and no record of an erasure says so", "bold red"), ""))
+        elif erased and name in erased:
+            rows.append((title, Text(f"erased, as record {erased[name]} says", "yellow"), ""))
         for field, value in groups.get(name, {}).items():
             shown = f"{value} ({utc(value / 1000)})" if field == "at_ms" and isinstance(value, int) else value
             rows.append((title, field, shown))

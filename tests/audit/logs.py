@@ -11,6 +11,7 @@ import orjson
 from sqlalchemy import Engine
 from sqlmodel import Session
 
+from broker.audit import erasures
 from broker.audit.erasure import Read
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
@@ -133,6 +134,13 @@ class PublicBytes:
                 return
             yield page
             start += len(page)
+
+    def erasures(self) -> Iterator[dict[str, Any]]:
+        """The records of erasures, as `pages` gives records."""
+        with reading(self._engine) as session:
+            indices = [index for index, _ in erasures.stored(session.connection(), by_trait=False)]
+            for index in indices:
+                yield from read_range(session, index, index + 1)
 
 
 def signed_by(signer: NoteSigner) -> LogKeys:
