@@ -17,7 +17,7 @@ from broker.audit.erasure import Erased, Selection
 from broker.audit.events import Event, Kind
 from broker.audit.inputs import Input, Use
 from broker.audit.log import AuditLog, Step
-from broker.db.engine import execute, reading, writing
+from broker.db.engine import execute, forget_old_pages, reading, writing
 from broker.errors import BrokerError, Conflict
 from tests.audit.logs import AT, check_rows, event, kinds, open_log, reader, remedies
 from tests.fakes import FakeClock
@@ -250,3 +250,23 @@ async def test_more_inputs_than_one_step_takes(engine: Engine, log: AuditLog, mo
     assert seen == [(2, 0), (1, 2), (0, 2), (0, 2)]
     assert stored(engine) == {}
     log.close()
+
+
+@pytest.mark.sqlite
+async def test_what_was_erased_is_on_no_page_of_the_file(engine: Engine, log: AuditLog, tmp_path: Path) -> None:
+    """Nor on those that became free, nor in the write-ahead log beside it: contents, and inputs of decisions."""
+    secret = b"ada-of-the-night-shift"
+    large = named(secret.decode() * 1000)  # on pages of its own
+    records = [event("a", decision={"entities": large.digest, "n": n}, inputs=(large,)) for n in range(20)]
+    told = [event("a", who={"agent": secret.decode(), "more": "x" * 6000}) for _ in range(20)]
+    await log.record(Step((*records, *told)))
+    forget_old_pages(engine)
+    assert _files_with(tmp_path, secret) == ["broker.db"]
+    await erased(log, engine, "who", "decision")
+    forget_old_pages(engine)
+    assert _files_with(tmp_path, secret) == []
+    log.close()
+
+
+def _files_with(folder: Path, text: bytes) -> list[str]:
+    return [file.name for file in sorted(folder.glob("broker.db*")) if text in file.read_bytes()]
