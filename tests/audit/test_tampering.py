@@ -6,7 +6,7 @@ outsider with the public bytes, the records that the broker gives, and the check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine
 
 from broker.audit import erasure
+from broker.audit.continuity import Continuity, Gap
 from broker.audit.erasure import DAY_S
 from broker.audit.log import RecordRow, Step
 from broker.audit.log_keys import LogKeys
@@ -25,7 +26,7 @@ from broker.audit.tree import AuditTree
 from broker.cli import whole_log
 from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError
-from broker.formats import checkpoint
+from broker.formats import checkpoint, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
 from broker.formats.record import GROUPS
@@ -243,6 +244,27 @@ async def test_the_record_of_an_erasure_lacks_nothing(stored: Stored) -> None:
         _take(stored, _SIZE, name)
         for said in (stored.recheck(), stored.outsider(records=True)):
             assert said.startswith(f"Record {_SIZE}")
+
+
+async def test_a_number_that_is_left_out_is_seen_in_public_entries_alone(stored: Stored) -> None:
+    """Though every group of its agent was erased: the pseudonym and the running number are all that is read."""
+    await _erase(stored, *GROUPS)
+    with reading(stored.engine) as session:
+        rows = execute(session.connection(), "SELECT idx, entry FROM records ORDER BY idx")
+        entries = [(int(idx), record.parse_entry(bytes(entry))) for idx, entry in rows]
+    _follow([entry for _, entry in entries])
+    left_out = entries[_INNER + 3][1]
+    rest = [entry for index, entry in entries if index != _INNER + 3]
+    with pytest.raises(Gap, match=f"number {left_out.seq + 1} of the principal {left_out.agent_tag}, its number"):
+        _follow(rest)
+
+
+def _follow(entries: Sequence[record.Entry]) -> None:
+    """Takes public entries under indices without a gap, so that the numbers alone tell of one."""
+    continuity = Continuity(0)
+    for index, entry in enumerate(entries):
+        continuity.follow(index, entry.agent_tag, entry.seq)
+    continuity.end(len(entries))
 
 
 @pytest.mark.parametrize("table", ["subtrees", "log_head"])
