@@ -76,7 +76,7 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
                 raise ProofInvalid(f"Record {idx}: {error.detail}") from error
             except (ValueError, TypeError, AttributeError) as error:
                 raise ProofInvalid(f"Record {idx}: its groups cannot be read: they were altered.") from error
-            erased.check(idx, columns[6], said)
+            erased.check(idx, columns[7], said)
             last[tag] = seq
             frontier.append(leaf)
             if frontier.size == head.size:

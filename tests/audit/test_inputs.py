@@ -236,11 +236,14 @@ async def test_an_erasure_that_a_record_came_before_does_nothing(engine: Engine,
     log.close()
 
 
-async def test_more_inputs_than_one_step_takes(engine: Engine, log: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("group", ["decision", "who"])
+async def test_more_inputs_than_one_step_takes(
+    engine: Engine, log: AuditLog, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
     """Are erased in several, each on record; the answers say to go on until nothing is left."""
     monkeypatch.setattr(erasure, "MAX_BATCH", 2)
     await log.record(Step(tuple(decided("a", named(str(n)), named(f"-{n}")) for n in range(3))))
-    chosen, seen = Selection(("decision",), "a", -1, AT + 1), []
+    chosen, seen = Selection((group,), "a", -1, AT + 1), []
     after: int | None = -1
     while after is not None:
         chosen = Selection(chosen.groups, "a", after, AT + 1)

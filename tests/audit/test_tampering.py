@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from broker.audit import erasure
 from broker.audit.continuity import Continuity, Gap
 from broker.audit.erasure import DAY_S
+from broker.audit.events import Kind
 from broker.audit.log import RecordRow, Step
 from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
@@ -238,8 +239,14 @@ async def test_a_group_that_is_gone_without_an_erasure_is_found(stored: Stored, 
 
 
 async def test_the_record_of_an_erasure_lacks_nothing(stored: Stored) -> None:
-    """Neither what it says, without which it excuses nothing, nor any other of its groups."""
+    """Neither what it says, without which it excuses nothing, nor any other group, whatever a later one says."""
     await _erase(stored, "who")
+    log = open_log(stored.engine, stored.folder)
+    remedy = {"groups": list(GROUPS), "records": [[_SIZE, _SIZE]]}
+    await log.record(Step((event("operator:o", Kind.RECORDS_ERASED, remedy=remedy),)))
+    log.close()
+    stored.tree.integrate()
+    assert stored.recheck() == stored.outsider(records=True) == ""
     for name in ("request", "remedy"):
         _take(stored, _SIZE, name)
         for said in (stored.recheck(), stored.outsider(records=True)):
