@@ -77,7 +77,7 @@ def lacking(groups: Collection[str], where: str = "") -> GroupMissing:
 
 
 def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) -> Iterator[tuple[int, Any]]:
-    """The index and the remedy of each record of an erasure behind index `after`, in order; nothing is verified.
+    """The index and the remedy of each record of an erasure behind index `after`, in any order; nothing is verified.
 
     Args:
         connection: reads.
@@ -85,7 +85,7 @@ def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) ->
         by_trait: by the index that searches use; not in a database of a version that had none.
     """
     sought = "trait IN (SELECT id FROM traits WHERE kind = ?)" if by_trait else "kind = ?"
-    statement = f"SELECT idx, groups FROM records WHERE {sought} AND idx > ? ORDER BY idx"  # noqa: S608  clauses are constants here, values are bound
+    statement = f"SELECT idx, groups FROM records WHERE {sought} AND idx > ?"  # noqa: S608  clauses are constants here, values are bound
     for idx, groups in execute(connection, statement, (Kind.RECORDS_ERASED, after)):
         yield int(idx), _remedy(int(idx), bytes(groups))
 
@@ -106,8 +106,8 @@ def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict
         groups = [name for name in GROUPS if bits & _BITS[name]]
         for first, last in ranges:
             for each in sought[bisect_left(sought, first) : bisect_right(sought, last)]:
-                for name in groups:
-                    found.setdefault(each, {}).setdefault(name, index)
+                said = found.setdefault(each, {})
+                said |= {name: min(index, said.get(name, index)) for name in groups}
     return found
 
 
