@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import orjson
 
 from broker.audit import schema
+from broker.audit.events import Kind
 from broker.formats import checkpoint, merkle, record, succession
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
@@ -42,6 +43,8 @@ async def check_public_log(
     assert merkle.root_of(leaves) == head.root, "the tiles do not hash to the checkpoint's root"
     await _check_upper_tiles(fetch, leaves)
     last_seq: dict[str, int] = {}
+    absent: dict[int, set[str]] = {}
+    erased: dict[int, set[str]] = {}
     for index, (entry, commitments, groups) in enumerate(entries):
         assert leaf_hash(entry) == leaves[index], f"entry {index} is not the one in the tree"
         fields = record.parse_entry(entry)
@@ -49,7 +52,15 @@ async def check_public_log(
         last_seq[fields.agent_tag] = fields.seq
         disclosed = {name: (bytes.fromhex(salt), text.encode()) for name, (salt, text) in orjson.loads(groups).items()}
         record.verify_groups(fields.root, commitments, disclosed)
+        if len(disclosed) < len(record.GROUPS):
+            absent[index] = set(record.GROUPS) - set(disclosed)
+        if fields.kind == Kind.RECORDS_ERASED:
+            remedy = orjson.loads(disclosed["remedy"][1])
+            for place in (place for first, last in remedy["records"] for place in range(first, last + 1)):
+                erased.setdefault(place, set()).update(remedy["groups"])
         check_schema(fields.kind, {name: text for name, (_, text) in disclosed.items()}, index)
+    gone = {index: left for index, lost in absent.items() if (left := lost - erased.get(index, set()))}
+    assert not gone, f"groups are missing and no record of an erasure says so: {gone}"
     if kept is not None:
         old = opened(kept)
         assert merkle.root_of(leaves[: old.size]) == old.root, "the log is not a continuation of the one kept"

@@ -19,11 +19,11 @@ settings.register_profile("fuzz", deadline=None, max_examples=400, print_blob=Tr
 settings.load_profile("steady")
 
 _STORES = (
-    "audit/test_bundle", "audit/test_dying", "audit/test_erasure", "audit/test_log", "audit/test_search",
-    "audit/test_trail", "audit/test_tree", "changes", "db", "journeys", "policy", "gateway/test_endpoints",
-    "identity/test_enrolment_races", "identity/test_instances", "test_assembly", "test_jobs", "test_migrations",
-    "tokens/test_exchange_records", "tokens/test_forget", "tokens/test_restart", "tokens/test_signing_keys",
-    "tokens/test_strangers", "web/test_api", "web/test_log",
+    "audit/test_bundle", "audit/test_dying", "audit/test_erasure", "audit/test_inputs", "audit/test_log",
+    "audit/test_search", "audit/test_trail", "audit/test_tree", "changes", "db", "journeys", "policy",
+    "gateway/test_endpoints", "identity/test_enrolment_races", "identity/test_instances", "test_assembly",
+    "test_jobs", "test_migrations", "tokens/test_exchange_records", "tokens/test_forget", "tokens/test_restart",
+    "tokens/test_signing_keys", "tokens/test_strangers", "web/test_api", "web/test_log",
 )  # fmt: skip
 """Tests of what is stored and how it survives, which run on both databases always."""
 _SEES = (*_STORES, "gateway", "health", "identity", "test_", "tokens", "web")

@@ -3,34 +3,50 @@
 The entry commits to seven salted groups. What is erased leaves its commitment behind, so the entry, its place in the
 tree and all other groups verify as before; what the group said can no longer be shown, nor guessed and checked, for the
 salt is gone. With a group go the columns that were copied from it for searching. Each batch is one step with its own
-record, which says who erased which groups of which records, and why, and is never erased itself. Nothing else in the
-broker takes anything from the log.
+record, which says who erased which groups of which records, and why, and is never erased itself. The last batch of a
+selection also deletes the inputs of decisions that no record of the principal keeps any more (`broker.audit.inputs`);
+they are looked for outside of the transaction. Whoever dies anywhere between begins again with the same selection, and
+finds done what is done. Nothing else in the broker takes anything from the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
 import orjson
 from sqlmodel import Session, col, select, update
 
-from broker.audit import traits
+from broker.audit import inputs, traits
 from broker.audit.disclosure import COPIED_FROM
 from broker.audit.events import Event, Kind
+from broker.audit.inputs import Use
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.clock import Clock
+from broker.db.sqlite import overwriting
 from broker.errors import InvalidRequest
 from broker.formats.record import GROUPS
 
 MAX_BATCH = 500
-"""Records in one step, so that the writer is not kept from others for long."""
+"""Records in one step, and inputs of decisions, so that the writer is not kept from others for long."""
 
 DAY_S = 86_400
 """To the day the time of a record is kept where it was erased."""
 
 _COPIES: Mapping[str, Mapping[str, object]] = {group: {column: ""} for column, group in COPIED_FROM.items()}
 """What stands in the columns of a group that was erased; the time is kept to the day."""
+
+
+T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Runs a query in a session of its own, off the loop."""
+
+    def __call__(self, query: Callable[[Session], T]) -> Awaitable[T]:
+        """Gives what the query gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,60 +72,99 @@ class Erased:
 
     Args:
         indices: of the records that lost a group.
+        inputs: how many inputs of decisions the principal's records keep no more.
         record: the index of the record that says so; None if there was nothing to erase.
         next: go on after this index; None if nothing is left.
     """
 
     indices: tuple[int, ...]
+    inputs: int
     record: int | None
     next: int | None
 
 
 async def erase(
-    audit: AuditLog,
-    selection: Selection,
-    why: str,
-    *,
-    by: str,
-    request_id: str,
-    clock: Clock,
-    read: Sequence[RecordRow],
+    audit: AuditLog, read: Read, selection: Selection, why: str, *, by: str, request_id: str, clock: Clock
 ) -> Erased:
-    """Erases groups of the records that `find` gave, and records that.
+    """Erases groups of the next records of a selection, and records that.
+
+    Args:
+        audit: the log.
+        read: reads it.
+        selection: which groups of which records.
+        why: what the record of it says.
+        by: who erases, a principal's id.
+        request_id: in which request.
+        clock: the time.
 
     Raises:
         InvalidRequest: no such group, or records of the last day.
+        Conflict: a decision was made meanwhile on what was to be erased; nothing was.
         Unavailable: nothing was erased, or it may have been: look for `RecordsErased`.
     """
-    now = clock.now()
+    now, tag = clock.now(), audit.tag(selection.agent)
     check(selection, now)
-    rows = [row for row in read if set(selection.groups) & orjson.loads(row.groups).keys()]
-    following = read[-1].idx if len(read) == MAX_BATCH else None
-    if not rows:
-        return Erased((), None, following)
+    found = await read(lambda session: find(session, selection, tag))
+    rows = [row for row in found if set(selection.groups) & orjson.loads(row.groups).keys()]
+    following = found[-1].idx if len(found) == MAX_BATCH else None
     indices = tuple(row.idx for row in rows)
-    remedy = {"groups": list(selection.groups), "records": ranges(indices), "count": len(indices), "why": why}
+    unnamed, looked = set[Use](), 0
+    if following is None and inputs.KEEPING & set(selection.groups):
+        unnamed, looked = await _unnamed(read, tag, set(indices))
+    if len(unnamed) > MAX_BATCH:
+        unnamed, following = set(sorted(unnamed)[:MAX_BATCH]), found[-1].idx if found else selection.after
+    if not rows and not unnamed:
+        return Erased((), 0, None, following)
+    remedy = {
+        "groups": list(selection.groups), "records": ranges(indices), "count": len(indices), "inputs": len(unnamed),
+        "why": why,
+    }  # fmt: skip
     event = Event(
         Kind.RECORDS_ERASED, agent=by, at=now, request_id=request_id,
         who={"agent": by}, what={"action": "erase"}, remedy=remedy,
     )  # fmt: skip
 
     def change(session: Session) -> None:
-        for row in session.exec(select(RecordRow).where(col(RecordRow.idx).in_(indices))).all():
-            groups = orjson.loads(row.groups)
-            values: dict[str, object] = {}
-            for name in selection.groups:
-                groups.pop(name, None)
-                values |= _COPIES.get(name, {})
-            if "request" in selection.groups:
-                values["at"] = float(int(row.at) // DAY_S * DAY_S)
-            session.exec(
-                update(RecordRow).where(col(RecordRow.idx) == row.idx).values(groups=orjson.dumps(groups), **values)
-            )
-        traits.sort_again(session.connection(), indices)
+        with overwriting(session.connection()):
+            if _forget(session, indices, selection.groups):
+                audit.traits.forget()
+            audit.inputs.erase(session.connection(), unnamed, looked)
 
     receipt = await audit.record(Step((event,), change=change))
-    return Erased(indices, receipt.indices[0], following)
+    return Erased(indices, len(unnamed), receipt.indices[0], following)
+
+
+async def _unnamed(read: Read, tag: str, losing: Set[int]) -> tuple[set[Use], int]:
+    """What no record of a principal keeps once `losing` have lost a group, and up to which number it was looked for.
+
+    From the newest record on, for that one keeps most of what is left; a page at a time, for there may be many.
+    """
+    uses, last = await read(lambda session: inputs.unnamed(session.connection(), tag))
+    before = last + 1
+    while uses and before:
+        named, before = await read(partial(_look, tag=tag, before=before, losing=losing))
+        uses -= named
+    return uses, last
+
+
+def _look(session: Session, tag: str, before: int, losing: Set[int]) -> tuple[set[Use], int]:
+    return inputs.look(session.connection(), tag, before, losing)
+
+
+def _forget(session: Session, indices: Sequence[int], names: Sequence[str]) -> bool:
+    """Takes groups from records, and what was copied from them; returns whether a combination is gone with them."""
+    for row in session.exec(select(RecordRow).where(col(RecordRow.idx).in_(indices))).all():
+        groups = orjson.loads(row.groups)
+        values: dict[str, object] = {}
+        for name in names:
+            groups.pop(name, None)
+            values |= _COPIES.get(name, {})
+        if "request" in names:
+            values["at"] = float(int(row.at) // DAY_S * DAY_S)
+        session.exec(
+            update(RecordRow).where(col(RecordRow.idx) == row.idx).values(groups=orjson.dumps(groups), **values)
+        )
+    return traits.sort_again(session.connection(), indices)
 
 
 def find(session: Session, selection: Selection, agent_tag: str) -> Sequence[RecordRow]:
@@ -151,6 +206,8 @@ def ranges(indices: Sequence[int]) -> list[list[int]]:
 
 
 def _ranges(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    if not indices:
+        return
     first = last = indices[0]
     for index in indices[1:]:
         if index != last + 1:

@@ -148,6 +148,9 @@ class AuditLog:
         reserve: disk space held back; None where the database has a disk of its own, which it cannot help.
         timeout_s: how long a caller waits for its commit, under a second.
         probe: a test seam, see `GroupWriter`.
+
+    Attributes:
+        inputs, traits: what is stored of them; for the writer's thread alone, so for changes.
     """
 
     def __init__(
@@ -170,8 +173,8 @@ class AuditLog:
             self._size = stored_size(session.connection())
         self._next: int | None = self._size
         self._last: OrderedDict[str, int] = OrderedDict()
-        self._inputs = StoredInputs()
-        self._traits = Traits()
+        self.inputs = StoredInputs()
+        self.traits = Traits()
         self._proof: tuple[int, bytes] | None = None
         self._winding_down = reserve is not None and not reserve.hold()
         self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
@@ -274,8 +277,8 @@ class AuditLog:
         """Runs on the writer's thread, inside the transaction."""
         lost = iter(take(connection, [work.step.claims for work in works if work.step.change is None]))
         outcomes: list[Receipt | Failed] = []
-        rows: list[tuple[Any, ...]] = []
-        named: list[Input] = []
+        placed: list[tuple[int, _Prepared]] = []
+        named: list[tuple[str, Input]] = []
         self._load_sequences(connection, works)
         size = self._stored(connection) if self._next is None else self._next
         for work in works:
@@ -289,13 +292,14 @@ class AuditLog:
                 outcomes.append(Failed(error))
                 continue
             indices = range(size, size + len(work.prepared))
-            for idx, prepared in zip(indices, work.prepared, strict=True):
-                rows.append(self._row(idx, prepared, self._traits.id_of(connection, prepared.key)))
+            placed += zip(indices, work.prepared, strict=True)
             size = indices.stop
-            for event in work.step.events:
-                named += event.inputs
+            for prepared in work.prepared:
+                named += [(prepared.agent_tag, each) for each in prepared.event.inputs]
             outcomes.append(Receipt(tuple(indices), result))
-        self._inputs.store(connection, named)
+        # only now, for a change may have erased inputs and combinations
+        rows = [self._row(idx, prepared, self.traits.id_of(connection, prepared.key)) for idx, prepared in placed]
+        self.inputs.store(connection, named)
         insert_rows(connection, "records", _COLUMNS, rows)
         note_spans(connection, size - len(rows), size)
         self._next = size
@@ -339,14 +343,14 @@ class AuditLog:
 
     def _settle(self, error: Exception | None) -> None:
         """Runs on the writer's thread after each transaction: memory follows what the database did."""
-        self._inputs.settle(committed=error is None)
+        self.inputs.settle(committed=error is None)
         if error is None:
             self._size = self._next or 0
             while len(self._last) > _TAGS_KEPT:
                 self._last.popitem(last=False)
             return
         self._last.clear()
-        self._traits.forget()
+        self.traits.forget()
         self._next = None  # read anew in the next transaction
         if self._reserve is not None and is_full(error) and not self._winding_down:
             self._winding_down = True

@@ -9,7 +9,8 @@ from typing import Any
 import orjson
 from sqlalchemy import Engine
 
-from broker.audit import traits
+from broker.audit import erasures, traits
+from broker.audit.erasures import Erasures
 from broker.audit.log import agent_tag
 from broker.audit.tree import stored_head
 from broker.db.engine import execute, reading
@@ -43,13 +44,14 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
 
     1. The checkpoint is signed by the log's key.
     2. Indices are dense, each agent's numbers too, each leaf is its entry's, each group opens its commitment.
-    3. What a search goes by is what the record says, as far as its groups are there.
-    4. The leaves under the checkpoint hash to its root (RFC 6962 §2.1).
+    3. A group that is not there was erased, as a record of the erasure says (`broker.audit.erasures`).
+    4. What a search goes by is what the record says, as far as its groups are there.
+    5. The leaves under the checkpoint hash to its root (RFC 6962 §2.1).
 
     Raises:
         ProofInvalid, Malformed: the text names the record, or says that the checkpoint does not fit.
     """
-    frontier, last, root = Frontier(), dict[str, int](), b""
+    frontier, last, root, erased = Frontier(), dict[str, int](), b"", Erasures()
     with reading(engine) as session:
         connection = session.connection()
         note = stored_head(connection)
@@ -58,6 +60,8 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
         head = checkpoint.open_signed(note, log_key)
         combinations = traits.stored(connection)
         sorted_in = "trait, human" if combinations is not None else "0, ''"
+        for idx, remedy in erasures.stored(connection, by_trait=combinations is not None):
+            erased.add(idx, remedy)  # that it is the one in the tree is seen below, when its turn comes
         rows = execute(
             connection,
             f"SELECT idx, {sorted_in}, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, "  # noqa: S608  column names are constants here
@@ -72,6 +76,7 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
                 raise ProofInvalid(f"Record {idx}: {error.detail}") from error
             except (ValueError, TypeError, AttributeError) as error:
                 raise ProofInvalid(f"Record {idx}: its groups cannot be read: they were altered.") from error
+            erased.check(idx, columns[7], said)
             last[tag] = seq
             frontier.append(leaf)
             if frontier.size == head.size:

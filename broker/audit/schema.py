@@ -247,7 +247,8 @@ _BEGUN: Mapping[Kind, Schema] = {
             "what": {"action": TEXT},
             "request": _REQUEST,
             "remedy": {
-                "groups": TEXTS, "records": {"type": "array", "items": _RANGE}, "count": NUMBER, "why": TEXT,
+                "groups": TEXTS, "records": {"type": "array", "items": _RANGE}, "count": NUMBER, "inputs": NUMBER,
+                "why": TEXT,
             },
         }
     ),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from sqlmodel import Session, col, select
 
+from broker.audit import erasures
 from broker.audit.disclosure import Disclosure
+from broker.audit.erasures import GroupMissing
 from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.ranges import stated_groups
 from broker.audit.search import MAX_PAGE, Query, indices
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
-from broker.errors import Malformed, NotFound
+from broker.errors import Conflict, Malformed, NotFound
 from broker.formats import canonical_json, checkpoint, note, record, succession, tlog_proof
 from broker.formats import receipt as receipts
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 from broker.formats.receipt import Receipt
-from broker.formats.record import GROUPS
 
 __all__ = [
     "MAX_PAGE",
@@ -41,7 +42,9 @@ _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 
 def search(session: Session, query: Query, disclosure: Disclosure) -> list[dict[str, Any]]:
     """A page of records as `read` gives them; the query is one that `disclosure.check` let pass."""
-    return [_shown(row, disclosure) for row in page(session, query)]
+    rows = page(session, query)
+    erased = erasures.of_records(session.connection(), (row.idx for row in rows if absent(row.groups)))
+    return [_shown(row, disclosure, erased.get(row.idx, {})) for row in rows]
 
 
 def page(session: Session, query: Query) -> list[RecordRow]:
@@ -54,7 +57,8 @@ def page(session: Session, query: Query) -> list[RecordRow]:
 def read(session: Session, index: int, disclosure: Disclosure) -> dict[str, Any]:
     """The record at `index`: index, kind, agent, seq, the groups by name, the entry's exact bytes (base64).
 
-    `withheld` names the groups that are not shown to this reader, `erased` those that nobody is shown any more.
+    `withheld` names the groups that are not shown to this reader. Of the others, `erased` says of each that was erased
+    which record says so, and `missing` names those that are gone and were not: they were taken out of the database.
 
     Raises:
         NotFound: there is no such record.
@@ -62,7 +66,34 @@ def read(session: Session, index: int, disclosure: Disclosure) -> dict[str, Any]
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
-    return _shown(row, disclosure)
+    return _shown(row, disclosure, erased_of(session, row))
+
+
+def absent(groups: bytes) -> list[str]:
+    """The names of the groups that a stored record has lost."""
+    stored = orjson.loads(groups)
+    return [name for name in record.GROUPS if name not in stored]
+
+
+def erased_of(session: Session, row: RecordRow) -> dict[str, int]:
+    """The groups of a record that were erased, each with the index of the record that says so."""
+    found = erasures.of_records(session.connection(), [row.idx] if absent(row.groups) else [])
+    return found.get(row.idx, {})
+
+
+def check_whole(row: RecordRow, erased: Collection[str]) -> None:
+    """Makes sure that each group of a record is there, or was erased.
+
+    Raises:
+        Conflict: one is neither.
+    """
+    if missing := _missing(row, erased):
+        raise Conflict(erasures.lacking(missing, f"Record {row.idx}: ").detail, reason=GroupMissing.reason)
+
+
+def _missing(row: RecordRow, erased: Collection[str]) -> list[str]:
+    """The record of an erasure lacks nothing, whatever another one says."""
+    return [name for name in absent(row.groups) if name not in erased or row.kind == Kind.RECORDS_ERASED]
 
 
 def open_calls(session: Session) -> list[tuple[int, str, str, str]]:
@@ -98,10 +129,12 @@ def bundle(session: Session, tree: AuditTree, index: int, disclosure: Disclosure
 
     Raises:
         NotFound: no such record, or not yet under a checkpoint.
+        Conflict: a group was taken out of the database, and not erased: nothing is handed out that hides it.
     """
     row = session.get(RecordRow, index)
     if row is None:
         raise NotFound(f"There is no record {index}.")
+    check_whole(row, erased_of(session, row))
     proof = receipt_proof(tree, index)
     return orjson.dumps(
         {
@@ -189,7 +222,7 @@ def verify_bundle(data: bytes, pinned: NoteVerifier, successions: Sequence[str] 
     return VerifiedRecord(proved.index, proved.size, proved.origin, fields.kind, fields.seq, groups)
 
 
-def _shown(row: RecordRow, disclosure: Disclosure) -> dict[str, Any]:
+def _shown(row: RecordRow, disclosure: Disclosure, erased: Mapping[str, int]) -> dict[str, Any]:
     stored = disclosure.of(row.groups)
     return {
         "index": row.idx,
@@ -199,7 +232,8 @@ def _shown(row: RecordRow, disclosure: Disclosure) -> dict[str, Any]:
         "at_ms": int(row.at * 1000),
         "groups": {name: orjson.loads(content) for name, (_, content) in stored.items() if content},
         "withheld": disclosure.withheld,
-        "erased": [name for name in GROUPS if name in disclosure.groups and name not in stored],
+        "erased": {name: index for name, index in erased.items() if name in disclosure.groups and name not in stored},
+        "missing": [name for name in _missing(row, erased) if name in disclosure.groups],
         "entry": note.encode_base64(row.entry),
     }
 

@@ -14,7 +14,7 @@ import orjson
 from sqlalchemy import Connection, Engine, inspect
 from sqlmodel import Field, SQLModel
 
-from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, writing
+from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, select_in, writing
 
 MAX_TRAITS = 10_000
 """Combinations with a model of their own. Agents choose the names of models that do not exist; from here on such a name
@@ -154,13 +154,20 @@ def sort_in(engine: Engine) -> int:
     return sorted_in
 
 
-def sort_again(connection: Connection, indices: Sequence[int]) -> None:
-    """Sorts records in by what they say now; for whoever erases a group, in the same transaction."""
+def sort_again(connection: Connection, indices: Sequence[int]) -> bool:
+    """Sorts records in by what they say now; for whoever erases a group, in the same transaction.
+
+    Combinations that no record has any more are deleted. Returns whether there were any: then what whoever writes
+    remembers of them is to be forgotten, before the next record is sorted in.
+    """
     traits = Traits()
+    before = {int(trait) for (trait,) in select_in(connection, "records", "trait", "idx", indices)}
     for index in indices:
         _sort(connection, index, traits)
     for n in {index // SPAN for index in indices}:
         execute(connection, "UPDATE spans SET first_at = ?, last_at = ? WHERE n = ?", (*_moments(connection, n), n))
+    unused = "DELETE FROM traits WHERE id = ? AND NOT EXISTS (SELECT 1 FROM records WHERE trait = traits.id)"
+    return sum(execute(connection, unused, (id,)).rowcount for id in sorted(before)) > 0
 
 
 def _sort(connection: Connection, index: int, traits: Traits) -> None:

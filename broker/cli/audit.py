@@ -104,7 +104,14 @@ def show(index: proofs.Index, json: Json = False) -> None:
             return
         say(f"Record {record['index']}: {record['kind']}, {utc(record['at_ms'] / 1000)}", "bold")
         say(f"Number {record['seq']} of the records of {plain(record_view.of(record))}.")
-        record_view.print_groups(record["groups"], GROUPS, record["withheld"], record["erased"])
+        record_view.print_groups(
+            record["groups"],
+            GROUPS,
+            record["withheld"],
+            record["erased"],
+            record["missing"],
+            absent="withheld from you",
+        )
         say(f"This is the broker's own claim. `broker audit prove {index}` fetches what proves it.")
 
 

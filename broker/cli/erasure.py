@@ -34,7 +34,7 @@ def erase(
     with refusing(json):
         from broker.cli.api import Api
 
-        erased, records = 0, list[int]()
+        erased, inputs, records = 0, 0, list[int]()
         after: int | None = -1
         with Api() as api:
             while after is not None:
@@ -42,10 +42,11 @@ def erase(
                     "agent": agent, "groups": group, "before_ms": int(before_ms), "after": after, "why": why
                 }  # fmt: skip
                 done = api.post("/audit/erase", body)
-                erased, after = erased + done["erased"], done["next"]
+                erased, inputs, after = erased + done["erased"], inputs + done["inputs"], done["next"]
                 records += [] if done["record"] is None else [done["record"]]
         if json:
-            print_json({"erased": erased, "records": records})
+            print_json({"erased": erased, "inputs": inputs, "records": records})
             return
         said = f", as record {', '.join(map(str, records))} says" if records else ""
-        say(f"{erased} records erased{said}.", "bold")
+        what = f"{erased} records" + (f", {inputs} inputs of decisions" if inputs else "")
+        say(f"{what} erased{said}.", "bold")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import typer
 
+from broker.audit.events import Kind
 from broker.cli import bundles, whole_log
 from broker.cli.api import Api
 from broker.cli.output import err, print_json, progress, say
@@ -45,7 +47,9 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
                     f"There are no records {records}: the log has {found.head.size} under its checkpoint."
                 )
             with Api() as api, progress("Records", end - start, json=json) as done:
-                agents = whole_log.check_records(found.tree, start, end, entries(api, start, end), done)
+                agents = whole_log.check_records(
+                    found.tree, start, end, entries(api, start, end), done, partial(erasures, api)
+                )
     if state is not None:
         bundles.keep(state, found.note)
     if json:
@@ -81,6 +85,14 @@ def entries(api: Api, start: int, end: int) -> Iterator[Sequence[object]]:
             return
         yield page
         start += len(page)
+
+
+def erasures(api: Api) -> Iterator[object]:
+    """Every record of an erasure with what proves it, as `entries` gives records."""
+    for page in api.pages("/audit/records", limit=None, kind=Kind.RECORDS_ERASED):
+        for found in page["records"]:
+            for entry in entries(api, found["index"], found["index"] + 1):
+                yield from entry
 
 
 def _range(text: str) -> tuple[int, int | None]:

@@ -226,7 +226,7 @@ def _show_verified(result: dict[str, Any]) -> None:
 
     say(f"{result['file']}: proved.", "bold green")
     say(f"{result['kind']}, at index {result['index']} of the {result['size']} entries of {plain(result['origin'])}.")
-    record_view.print_groups(result["groups"], GROUPS, result["withheld"], absent="not shown")
+    record_view.print_groups(result["groups"], GROUPS, result["withheld"])
     if result["kept"] == "same":
         say("It is under the checkpoint that you kept.")
     elif result["kept"]:

@@ -49,24 +49,30 @@ def print_groups(
     groups: Mapping[str, Any],
     order: tuple[str, ...],
     withheld: Collection[str] = (),
-    erased: Collection[str] = (),
+    erased: Mapping[str, int] | None = None,
+    missing: Collection[str] = (),
     *,
-    absent: str = "withheld from you",
+    absent: str = "not shown",
 ) -> None:
     """Prints a record's groups, one line a field.
 
     Args:
         groups: what is known, by group.
         order: every group there is; one that is neither known nor withheld is empty.
-        withheld: groups that are not shown to this reader.
-        erased: groups that nobody is shown any more.
+        withheld: groups that are not shown here.
+        erased: groups that were erased, with the index of the record that says so.
+        missing: groups that are gone and were not erased.
         absent: what to say of those that are withheld.
     """
     rows: list[tuple[object, object, object]] = []
     for name in order:
         title = Text(_TITLES.get(name, name), "bold")
-        if name in withheld or name in erased:
-            rows.append((title, Text("erased" if name in erased else absent, "yellow"), ""))
+        if name in withheld:
+            rows.append((title, Text(absent, "yellow"), ""))
+        if name in missing:
+            rows.append((title, Text("MISSING, and no record of an erasure says so", "bold red"), ""))
+        elif erased and name in erased:
+            rows.append((title, Text(f"erased, as record {erased[name]} says", "yellow"), ""))
         for field, value in groups.get(name, {}).items():
             shown = f"{value} ({utc(value / 1000)})" if field == "at_ms" and isinstance(value, int) else value
             rows.append((title, field, shown))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from broker.audit.erasures import Erasures
+from broker.audit.events import Kind
 from broker.cli import bundles
 from broker.cli.public_log import KeptTiles, PublicLog
 from broker.errors import BrokerError, Malformed, ProofInvalid
@@ -104,12 +106,14 @@ class ProvedRecord:
         index: where.
         entry: what its entry says.
         contents: the canonical JSON of each group that is shown, as it was committed; b"" for one that is empty.
+        withheld: groups that the broker says it does not show to this auditor.
         gap: that its agent's running numbers do not follow each other here, as a sentence; "" if they do.
     """
 
     index: int
     entry: record.Entry
     contents: Mapping[str, bytes]
+    withheld: frozenset[str]
     gap: str
 
     def groups(self, *names: str) -> dict[str, Any]:
@@ -144,14 +148,7 @@ class Records:
             ProofInvalid: the text names the index, and says what does not fit.
         """
         index = self.next
-        try:
-            entry, commitments, disclosed = _parts(stated, index)
-            if leaf_hash(entry) != self._leaf(tree, index):
-                raise ProofInvalid("it is not the one in the tree: it was altered or moved.")
-            fields = record.parse_entry(entry)
-            record.verify_groups(fields.root, commitments, disclosed)
-        except (Malformed, ProofInvalid) as error:
-            raise ProofInvalid(f"Record {index}: {error.detail}") from error
+        fields, disclosed = self._proved(tree, index, stated)
         self.next += 1
         before = self.last.get(fields.agent_tag, 0 if self._from_the_first else fields.seq - 1)
         self.last[fields.agent_tag] = fields.seq
@@ -161,7 +158,39 @@ class Records:
                 f"Record {index} has the number {fields.seq} of its agent ({fields.agent_tag}), and the one before has "
                 f"{before}: a record is missing between them, or was put in twice."
             )
-        return ProvedRecord(index, fields, {name: text for name, (_, text) in disclosed.items()}, gap)
+        withheld = stated.get("withheld", ()) if isinstance(stated, dict) else ()
+        contents = {name: text for name, (_, text) in disclosed.items()}
+        return ProvedRecord(index, fields, contents, frozenset(map(str, withheld)), gap)
+
+    def erasures(self, tree: TiledTree, stated: Iterable[object]) -> Erasures:
+        """What records of erasures cover, each verified as `check` does; they may stand anywhere in the tree.
+
+        Raises:
+            ProofInvalid: one of them is not in the tree, or is of another kind.
+        """
+        found = Erasures()
+        for each in stated:
+            index = each.get("index") if isinstance(each, dict) else None
+            if not isinstance(index, int) or index >= tree.size:
+                continue  # not under this checkpoint, so it excuses nothing yet
+            fields, disclosed = self._proved(tree, index, each)
+            if fields.kind == Kind.RECORDS_ERASED:
+                content = disclosed.get("remedy", (b"", b""))[1]
+                found.add(index, canonical_json.parse(content, max_bytes=len(content)) if content else None)
+        return found
+
+    def _proved(
+        self, tree: TiledTree, index: int, stated: object
+    ) -> tuple[record.Entry, dict[str, tuple[bytes, bytes]]]:
+        try:
+            entry, commitments, disclosed = _parts(stated, index)
+            if leaf_hash(entry) != self._leaf(tree, index):
+                raise ProofInvalid("it is not the one in the tree: it was altered or moved.")
+            fields = record.parse_entry(entry)
+            record.verify_groups(fields.root, commitments, disclosed)
+        except (Malformed, ProofInvalid) as error:
+            raise ProofInvalid(f"Record {index}: {error.detail}") from error
+        return fields, disclosed
 
     def _leaf(self, tree: TiledTree, index: int) -> bytes:
         if index >= tree.size:
@@ -173,24 +202,38 @@ class Records:
 
 
 def check_records(
-    tree: TiledTree, start: int, end: int, pages: Iterable[Sequence[object]], done: Callable[[int], None]
+    tree: TiledTree,
+    start: int,
+    end: int,
+    pages: Iterable[Sequence[object]],
+    done: Callable[[int], None],
+    erasures: Callable[[], Iterable[object]],
 ) -> int:
     """Verifies the records [start, end); returns how many agents they are of.
+
+    A group that is not there is withheld from this auditor, as the broker says, or was erased, as a record of the
+    erasure under the same checkpoint says.
 
     Args:
         tree: the verified tree.
         start, end: which.
         pages: what the log gives for them.
         done: is told how many are behind.
+        erasures: gives the records of erasures, in the shape of `pages`; asked once, if a group is not there.
 
     Raises:
         ProofInvalid: the text names the index.
     """
-    records = Records(start)
+    records, erased = Records(start), None
     for page in pages:
         for stated in page:
-            if gap := records.check(tree, stated).gap:
-                raise ProofInvalid(gap)
+            found = records.check(tree, stated)
+            if found.gap:
+                raise ProofInvalid(found.gap)
+            there = found.contents.keys() | found.withheld
+            if len(there) < len(record.GROUPS):
+                erased = Records(0).erasures(tree, erasures()) if erased is None else erased
+                erased.check(found.index, found.entry.kind, there)
         done(records.next - start)
     if records.next != end:
         raise ProofInvalid(

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DatabaseError, DBAPIError, InternalError, Operational
 from sqlmodel import Session, SQLModel
 
 from broker.db.fence import Fence
-from broker.db.sqlite import open_embedded
+from broker.db.sqlite import empty_journal, open_embedded
 from broker.errors import ConfigurationError, StoreLocked, Unavailable
 
 BIG_INTEGER = BigInteger().with_variant(Integer(), "sqlite")
@@ -191,6 +191,17 @@ def _begun(writes: Engine, patient: bool) -> Connection:
     raise AssertionError("unreachable")
 
 
+def forget_old_pages(engine: Engine) -> None:
+    """Leaves nothing of what was overwritten in what the embedded database keeps beside its file, if nobody is busy.
+
+    A server's own files are left alone.
+    """
+    door = _doors[engine]
+    if not is_server(engine):
+        with door.turn:
+            empty_journal(engine)
+
+
 def execute(connection: Connection, statement: str, parameters: Sequence[Any] = ()) -> CursorResult[*tuple[Any, ...]]:
     """Runs one statement, written once for every database: `?` stands for each parameter, and for nothing else."""
     return connection.exec_driver_sql(_said(statement, connection.dialect.name), tuple(parameters))
@@ -223,22 +234,31 @@ def _floats(values: Iterable[Any]) -> list[float]:
     return [float(value) for value in values]
 
 
-def insert_rows(connection: Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+def insert_rows(
+    connection: Connection,
+    table: str,
+    columns: tuple[str, ...],
+    rows: Sequence[Sequence[Any]],
+    *,
+    unless_there: bool = False,
+) -> None:
     """Inserts many rows with as few statements as possible.
 
     Args:
         connection: an open transaction.
         table, columns: names from our own table classes, never from outside.
         rows: one sequence of driver values a row, in the order of `columns`.
+        unless_there: leaves out those whose key is there already.
     """
+    ending = " ON CONFLICT DO NOTHING" if unless_there else ""
     if rows and connection.dialect.name == "postgresql":
         statement, kinds = _insert_arrays(table, columns, connection.dialect)
         arrays = tuple(kind(column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True))
-        connection.exec_driver_sql(statement, arrays)
+        connection.exec_driver_sql(statement + ending, arrays)
         return
     for start in range(0, len(rows), _ROWS_A_STATEMENT):
         part = rows[start : start + _ROWS_A_STATEMENT]
-        connection.exec_driver_sql(_insert(table, columns, len(part)), tuple(chain.from_iterable(part)))
+        connection.exec_driver_sql(_insert(table, columns, len(part)) + ending, tuple(chain.from_iterable(part)))
 
 
 def select_in(

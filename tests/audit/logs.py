@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Engine
+from sqlmodel import Session
 
+from broker.audit import erasures
 from broker.audit.disclosure import WHOLE
+from broker.audit.erasure import Read
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
 from broker.audit.log_keys import LogKeys
@@ -25,6 +29,7 @@ from broker.formats.note import NoteSigner
 
 AT = 1_800_000_000.0
 TAG_KEY = b"k" * 32
+T = TypeVar("T")
 
 
 def open_log(
@@ -39,6 +44,19 @@ def open_log(
         timeout_s=timeout_s,
         probe=probe,
     )
+
+
+def reader(engine: Engine) -> Read:
+    """Reads as `Broker.read` does."""
+
+    async def read(query: Callable[[Session], T]) -> T:
+        def run() -> T:
+            with reading(engine) as session:
+                return query(session)
+
+        return await asyncio.to_thread(run)
+
+    return read
 
 
 def event(agent: str = "a", kind: Kind = Kind.CALL_REFUSED, **groups: Any) -> Event:
@@ -117,6 +135,13 @@ class PublicBytes:
                 return
             yield page
             start += len(page)
+
+    def erasures(self) -> Iterator[dict[str, Any]]:
+        """The records of erasures, as `pages` gives records."""
+        with reading(self._engine) as session:
+            indices = [index for index, _ in erasures.stored(session.connection(), by_trait=False)]
+            for index in indices:
+                yield from read_range(session, index, index + 1)
 
 
 def signed_by(signer: NoteSigner) -> LogKeys:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,23 +15,26 @@ from broker.formats import checkpoint, merkle
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteSigner, NoteVerifier
 from tests import databases
-from tests.audit.dying_integration import ORIGIN, RECORDS, DyingIntegrations
+from tests.audit.dying import Dying
+from tests.audit.dying_integration import ORIGIN, RECORDS
 from tests.audit.logs import check_rows, rows, signed_by
 
 _SIGKILL = 9
+_FEWEST_STATEMENTS = 10
+"""A step of an erasure runs at least so many statements: else the test looks elsewhere."""
 _FEWEST_LINES = 30
 """An integration runs at least so many lines: else the test looks at the wrong functions."""
 
 
 @pytest.fixture(scope="module")
-def dying() -> Iterator[DyingIntegrations]:
+def dying() -> Iterator[Dying]:
     """Runs the processes."""
-    made = DyingIntegrations()
+    made = Dying("tests.audit.dying_integration")
     yield made
     made.close()
 
 
-def test_killed_at_every_line(engine: Engine, tmp_path: Path, dying: DyingIntegrations) -> None:
+def test_killed_at_every_line(engine: Engine, tmp_path: Path, dying: Dying) -> None:
     """One after the other on one log: nothing durable is lost, the next process goes on by itself, and every
     checkpoint that anybody may have seen is continued by the last one."""
     engine.dispose()
@@ -41,7 +45,7 @@ def test_killed_at_every_line(engine: Engine, tmp_path: Path, dying: DyingIntegr
     durable = line = 0
     while True:
         line += 1
-        said = dying.run(tmp_path, url, secret, line)
+        said = dying.run(folder=str(tmp_path), url=url, key=secret.hex(), line=line)
         assert said["lost"] is None, said
         assert said["durable"] == durable + RECORDS, said
         durable = said["durable"]
@@ -55,6 +59,31 @@ def test_killed_at_every_line(engine: Engine, tmp_path: Path, dying: DyingIntegr
     assert (said["code"], said["size"], said["lines"]) == (0, durable, line - 1)
     assert line > _FEWEST_LINES
     _check(tmp_path, NoteSigner(ORIGIN, key), seen)
+
+
+@pytest.fixture(scope="module")
+def erasing() -> Iterator[Dying]:
+    """Runs the processes."""
+    made = Dying("tests.audit.dying_erasure")
+    yield made
+    made.close()
+
+
+def test_an_erasure_killed_before_any_statement(engine: Engine, tmp_path: Path, erasing: Dying) -> None:
+    """All of a step or nothing of it, and its record with it; whoever begins again finds done what is done, and in the
+    end nothing is left of what records no longer say."""
+    engine.dispose()
+    url, statement = databases.url_for(tmp_path), 0
+    states: list[dict[str, Any]] = []
+    while not states or states[-1]["signal"]:
+        statement += 1
+        states.append(erasing.run(folder=str(tmp_path), url=url, statement=statement))
+        assert states[-1]["signal"] in (0, _SIGKILL), states[-1]
+    seen = [tuple(said["found"]) for said in states]
+    after_each_step = [(4, 2, 0), (2, 2, 1), (0, 2, 2), (0, 0, 3)]
+    assert list(dict.fromkeys(seen)) == after_each_step, "whole records, inputs, records of erasures"
+    assert states[-1]["left"] == [0, 0, 3]
+    assert statement > 2 * _FEWEST_STATEMENTS
 
 
 def _check(folder: Path, signer: NoteSigner, seen: list[str]) -> None:

@@ -104,7 +104,7 @@ async def test_what_is_left_can_be_erased_later(run: Running) -> None:
     assert (await _erase(run, admin, "for_whom")).json()["erased"] == 4
     size = len(await _rows(run))
     again = (await _erase(run, admin, "who", "for_whom")).json()
-    assert again == {"erased": 0, "record": None, "next": None}
+    assert again == {"erased": 0, "inputs": 0, "record": None, "next": None}
     assert len(await _rows(run)) == size
 
 
@@ -158,3 +158,25 @@ async def test_an_erased_call_is_not_left_open(run: Running) -> None:
         execute(connection, "UPDATE records SET at = at + ? WHERE kind = 'CallCompleted'", (2.0 * _DAY_S,))
     assert (await _erase(run, admin, "request")).json()["erased"] == 3  # the agent, its token, the call
     assert await run.broker.read(open_calls) == []
+
+
+async def test_what_is_gone_and_was_not_erased_is_told(run: Running) -> None:
+    """Beside what was: a record shown names both, a search too, and nobody takes a bundle that hides it."""
+    admin = await run.operator()
+    done = (await _erase(run, admin, "who")).json()
+    (place, other) = [int(row["idx"]) for row in await _rows(run) if row["kind"] in ("CallAdmitted", "CallCompleted")]
+    with writing(run.broker.engine) as connection:
+        stored = execute(connection, "SELECT groups FROM records WHERE idx = ?", (place,)).scalar_one()
+        groups = orjson.loads(bytes(stored))
+        del groups["what"]
+        execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (orjson.dumps(groups), place))
+    shown = (await admin.get(f"/api/v1/audit/records/{place}")).json()
+    assert (shown["erased"], shown["missing"]) == ({"who": done["record"]}, ["what"])
+    found = (await admin.get("/api/v1/audit/records", params={"kind": "CallAdmitted"})).json()["records"]
+    assert [(each["erased"], each["missing"]) for each in found] == [(shown["erased"], shown["missing"])]
+    refused = await admin.get(f"/api/v1/audit/records/{place}/bundle")
+    assert refused.status_code == 409
+    assert f"Record {place}: content and salt of what are missing" in refused.text
+    assert (await admin.get(f"/api/v1/audit/records/{other}/bundle")).status_code == 200
+    with pytest.raises(AssertionError, match="no record of an erasure says so"):
+        await run.check_log()

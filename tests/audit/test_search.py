@@ -22,7 +22,7 @@ from broker.audit.search import Query, described_query
 from broker.audit.traits import MAX_TRAITS, SPAN
 from broker.db.engine import execute, insert_rows, reading, writing
 from broker.errors import InvalidRequest, Unavailable
-from tests.audit.logs import AT, open_log, rows
+from tests.audit.logs import AT, open_log, reader, rows
 from tests.audit.logs import event as made
 from tests.fakes import FakeClock
 
@@ -215,9 +215,7 @@ async def test_an_erased_group_is_searched_by_no_more(engine: Engine, tmp_path: 
     assert len(_found(engine, Query(human="ada"))) == len(_found(engine, Query(owner="team"))) == SPAN
     clock = FakeClock(AT + 5 * 86_400)
     chosen = erasure.Selection(("for_whom", "request"), "a", SPAN - 3, AT + 1)
-    with reading(engine) as session:
-        rows = erasure.find(session, chosen, log.tag("a"))
-    await erasure.erase(log, chosen, "asked for", by="operator:o", request_id="r", clock=clock, read=rows)
+    await erasure.erase(log, reader(engine), chosen, "asked for", by="operator:o", request_id="r", clock=clock)
     await log.record(Step((made(for_whom={"owner": "new"}),)))  # a combination new to the log, beside those of erasure
     log.close()
     assert len(_found(engine, Query(human="ada"))) == len(_found(engine, Query(owner="team"))) == SPAN - 2
@@ -225,6 +223,21 @@ async def test_an_erased_group_is_searched_by_no_more(engine: Engine, tmp_path: 
     assert _found(engine, Query(owner="new")) == [SPAN + 1]
     day_ms = int(AT // 86_400 * 86_400) * 1000
     assert _found(engine, Query(since_ms=day_ms, until_ms=day_ms + 1)) == [SPAN - 1, SPAN - 2]
+
+
+async def test_a_combination_that_was_erased_everywhere_is_gone(engine: Engine, tmp_path: Path) -> None:
+    """At once, from the table and from the writer's memory: a record that has it next is found by it again."""
+    log = open_log(engine, tmp_path)
+    await log.record(Step((made(for_whom={"owner": "team"}),)))
+    clock, chosen = FakeClock(AT + 5 * 86_400), erasure.Selection(("for_whom",), "a", -1, AT + 1)
+    erasing = erasure.erase(log, reader(engine), chosen, "why", by="operator:o", request_id="r", clock=clock)
+    await asyncio.gather(erasing, log.record(Step((made("b", for_whom={"owner": "other"}),))))
+    with reading(engine) as session:
+        owners = [owner for (owner,) in execute(session.connection(), "SELECT owner FROM traits WHERE owner <> ''")]
+    assert owners == ["other"]
+    await log.record(Step((made(for_whom={"owner": "team"}),)))
+    log.close()
+    assert _found(engine, Query(owner="team")) == [3]
 
 
 def test_no_combination_outlives_its_records(engine: Engine, tmp_path: Path) -> None:

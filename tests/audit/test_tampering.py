@@ -6,7 +6,7 @@ outsider with the public bytes, the records that the broker gives, and the check
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ import orjson
 import pytest
 from sqlalchemy import Engine
 
+from broker.audit import erasure
+from broker.audit.continuity import Continuity, Gap
+from broker.audit.erasure import DAY_S
+from broker.audit.events import Kind
 from broker.audit.log import RecordRow, Step
 from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
@@ -23,11 +27,13 @@ from broker.audit.tree import AuditTree
 from broker.cli import whole_log
 from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError
-from broker.formats import checkpoint
+from broker.formats import checkpoint, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
-from tests.audit.logs import TAG_KEY, PublicBytes, event, open_log, signed_by
+from broker.formats.record import GROUPS
+from tests.audit.logs import AT, TAG_KEY, PublicBytes, event, open_log, reader, signed_by
 from tests.audit.test_tree import SIGNER, VERIFIER
+from tests.fakes import FakeClock
 
 _SIZE = 600
 _INNER = 37
@@ -82,7 +88,8 @@ class Stored:
             found = whole_log.verified(log, VERIFIER, self.kept)
             whole_log.check_tiles(found.tree, lambda _: None)
             if records:
-                whole_log.check_records(found.tree, 0, found.head.size, log.pages(found.head.size), lambda _: None)
+                size = found.head.size
+                whole_log.check_records(found.tree, 0, size, log.pages(size), lambda _: None, log.erasures)
 
         return _said(check)
 
@@ -193,17 +200,78 @@ async def test_an_altered_record_with_its_leaf_is_found(stored: Stored) -> None:
     assert "one of the records 0 to 255" in stored.start()
 
 
+async def _erase(stored: Stored, *groups: str) -> None:
+    """Erases groups of the inner record and of its agent's later ones, and has it covered by a checkpoint."""
+    log, clock = open_log(stored.engine, stored.folder), FakeClock(AT + 5 * DAY_S)
+    chosen = erasure.Selection(groups, f"agent-{_INNER % 3}", _INNER - 1, AT + 1)
+    await erasure.erase(log, reader(stored.engine), chosen, "why", by="operator:o", request_id="r", clock=clock)
+    log.close()
+    stored.tree.integrate()
+
+
+def _take(stored: Stored, index: int, name: str) -> None:
+    """Takes a group out of a record, as an erasure does, and puts it on no record."""
+    with reading(stored.engine) as session:
+        statement = f"SELECT groups FROM records WHERE idx = {index}"
+        groups = orjson.loads(bytes(execute(session.connection(), statement).scalar_one()))
+    del groups[name]
+    stored.change("UPDATE records SET groups = ? WHERE idx = ?", orjson.dumps(groups), index)
+
+
 async def test_an_erased_group_is_no_tampering(stored: Stored) -> None:
     """What a record forgot, with its copies in columns, is absent; the rest of the record still proves itself."""
-    with reading(stored.engine) as session:
-        statement = f"SELECT groups FROM records WHERE idx = {_INNER}"
-        groups = orjson.loads(bytes(execute(session.connection(), statement).scalar_one()))
-    del groups["who"], groups["what"]
-    changed = "UPDATE records SET groups = ?, agent = '', model = '' WHERE idx = ?"
-    stored.change(changed, orjson.dumps(groups), _INNER)
+    await _erase(stored, "who", "what")
     assert stored.recheck() == stored.outsider(records=True) == ""
     stored.change("UPDATE records SET outcome = 'permit' WHERE idx = ?", _INNER)
     assert stored.recheck().startswith(f"Record {_INNER}: ")
+
+
+@pytest.mark.parametrize("name", GROUPS)
+async def test_a_group_that_is_gone_without_an_erasure_is_found(stored: Stored, name: str) -> None:
+    """With the record and the group: an erasure of other groups, or of other records, excuses nothing."""
+    await _erase(stored, *({"who", "what"} - {name}))
+    _take(stored, _INNER, name)
+    for said in (stored.recheck(), stored.outsider(records=True)):
+        assert said.startswith(f"Record {_INNER}: content and salt of {name} are missing, and no record of an erasure")
+    _take(stored, _INNER - 3, name)
+    for said in (stored.recheck(), stored.outsider(records=True)):
+        assert said.startswith(f"Record {_INNER - 3}: content and salt of {name} are missing")
+
+
+async def test_the_record_of_an_erasure_lacks_nothing(stored: Stored) -> None:
+    """Neither what it says, without which it excuses nothing, nor any other group, whatever a later one says."""
+    await _erase(stored, "who")
+    log = open_log(stored.engine, stored.folder)
+    remedy = {"groups": list(GROUPS), "records": [[_SIZE, _SIZE]]}
+    await log.record(Step((event("operator:o", Kind.RECORDS_ERASED, remedy=remedy),)))
+    log.close()
+    stored.tree.integrate()
+    assert stored.recheck() == stored.outsider(records=True) == ""
+    for name in ("request", "remedy"):
+        _take(stored, _SIZE, name)
+        for said in (stored.recheck(), stored.outsider(records=True)):
+            assert said.startswith(f"Record {_SIZE}")
+
+
+async def test_a_number_that_is_left_out_is_seen_in_public_entries_alone(stored: Stored) -> None:
+    """Though every group of its agent was erased: the pseudonym and the running number are all that is read."""
+    await _erase(stored, *GROUPS)
+    with reading(stored.engine) as session:
+        rows = execute(session.connection(), "SELECT idx, entry FROM records ORDER BY idx")
+        entries = [(int(idx), record.parse_entry(bytes(entry))) for idx, entry in rows]
+    _follow([entry for _, entry in entries])
+    left_out = entries[_INNER + 3][1]
+    rest = [entry for index, entry in entries if index != _INNER + 3]
+    with pytest.raises(Gap, match=f"number {left_out.seq + 1} of the principal {left_out.agent_tag}, its number"):
+        _follow(rest)
+
+
+def _follow(entries: Sequence[record.Entry]) -> None:
+    """Takes public entries under indices without a gap, so that the numbers alone tell of one."""
+    continuity = Continuity(0)
+    for index, entry in enumerate(entries):
+        continuity.follow(index, entry.agent_tag, entry.seq)
+    continuity.end(len(entries))
 
 
 @pytest.mark.parametrize("table", ["subtrees", "log_head"])

@@ -129,6 +129,8 @@ def test_a_record_is_shown_with_its_exact_bytes(mixed: Engine) -> None:
     entry = shown.pop("entry")
     assert shown == {
         "index": 4,
+        "erased": {},
+        "missing": [],
         "kind": "CallRefused",
         "agent": "b",
         "seq": 1,

@@ -153,7 +153,7 @@ def _verify(plan: Plan, log: DiskLog, size: int) -> Result:
     found = whole_log.verified(public, NoteVerifier.parse(log.vkey), None)
     whole_log.check_tiles(found.tree, lambda _: None)
     tiles_s = time.process_time() - begun
-    whole_log.check_records(found.tree, 0, size, public.pages(size), lambda _: None)
+    whole_log.check_records(found.tree, 0, size, public.pages(size), lambda _: None, lambda: ())
     took_s = time.process_time() - begun
     floor_s = _hashing_s(_stored_bytes(log, CALLERS), size)
     scale = 1_000_000 / size

@@ -205,20 +205,24 @@ def test_a_record_that_is_not_the_trees_is_named(log: StandInLog, how: str, said
     with PublicLog(log.url) as public:
         tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
         with pytest.raises(ProofInvalid, match=said):
-            whole_log.check_records(tree, 3, 20, log.pages(3, 20), lambda _: None)
+            whole_log.check_records(tree, 3, 20, log.pages(3, 20), lambda _: None, lambda: ())
 
 
 def test_a_withheld_group_changes_nothing(log: StandInLog) -> None:
-    """An absent group is withheld or erased: the commitments alone stand for it."""
+    """The commitment alone stands for one of which the broker says so; one that is gone without a word is missing."""
     for stated in log.records:
         del stated["groups"]["what"]
+    with pytest.raises(ProofInvalid, match="Record 0: content and salt of what are missing"):
+        _checked(log, 0, 600)
+    for stated in log.records:
+        stated["withheld"] = ["what"]
     assert _checked(log, 0, 600) == 10
 
 
 def _checked(log: StandInLog, start: int, end: int) -> int:
     with PublicLog(log.url) as public:
         tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
-        return whole_log.check_records(tree, start, end, log.pages(start, end), lambda _: None)
+        return whole_log.check_records(tree, start, end, log.pages(start, end), lambda _: None, lambda: ())
 
 
 @pytest.mark.parametrize("number", [4, 2])

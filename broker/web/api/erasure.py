@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker.audit import erasure
+from broker.db.engine import forget_old_pages
 from broker.errors import Unavailable, Unconfirmed
 from broker.web.api.access import Eraser, RequestId, TheBroker
 from broker.web.api.body import JsonBody
@@ -36,16 +38,14 @@ async def erase(
 ) -> dict[str, Any]:
     """Erases a batch of records; go on with `after` until `next` is null."""
     selection = erasure.Selection(tuple(what.groups), what.agent, what.after, what.before_ms / 1000)
-    erasure.check(selection, broker.clock.now())
-    tag = broker.audit.tag(what.agent)
-    rows = await broker.read(lambda session: erasure.find(session, selection, tag))
     try:
         done = await erasure.erase(
-            broker.audit, selection, what.why, by=me.id, request_id=rid, clock=broker.clock, read=rows
+            broker.audit, broker.read, selection, what.why, by=me.id, request_id=rid, clock=broker.clock
         )
     except Unconfirmed as error:
         raise Unavailable(
             "It was not confirmed in time, and may have been done. Before you repeat it, look for `RecordsErased`: "
             "`broker audit search`."
         ) from error
-    return {"erased": len(done.indices), "record": done.record, "next": done.next}
+    await asyncio.to_thread(forget_old_pages, broker.engine)
+    return {"erased": len(done.indices), "inputs": done.inputs, "record": done.record, "next": done.next}

@@ -1,0 +1,134 @@
+"""What the records of erasures cover: a group that is gone without one was taken out of the database, or is held back.
+
+`RecordsErased` names groups and ranges of records before it, and is never erased itself. Whoever meets a record that
+lacks a group looks here: the erasure that says so, or nothing, and then it is tampering.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection
+
+from broker.audit.events import Kind
+from broker.db.engine import execute
+from broker.errors import Malformed, ProofInvalid
+from broker.formats.record import GROUPS
+
+_BITS = {name: 1 << place for place, name in enumerate(GROUPS)}
+
+
+class GroupMissing(ProofInvalid):
+    """A group of a record is not there, and no record of an erasure says so; the text names both."""
+
+    reason = "group_missing"
+
+
+class Erasures:
+    """Which groups of which records were erased: a byte for each record up to the last one that was. Fails closed."""
+
+    def __init__(self) -> None:
+        self._erased = bytearray()
+
+    def add(self, index: int, remedy: object) -> None:
+        """Takes what the record of an erasure says, once somebody has verified it, or will.
+
+        Args:
+            index: of that record; it covers records before it alone.
+            remedy: its group.
+
+        Raises:
+            Malformed: it does not say what an erasure says.
+        """
+        bits, ranges = _said(index, remedy)
+        for first, last in ranges:
+            self._erased.extend(bytes(max(0, last + 1 - len(self._erased))))
+            for place in range(first, last + 1):
+                self._erased[place] |= bits
+
+    def check(self, index: int, kind: str, there: Collection[str]) -> None:
+        """Makes sure that each group of a record is there, or was erased.
+
+        Args:
+            index, kind: the record's.
+            there: the names of the groups that it shows.
+
+        Raises:
+            GroupMissing: one is neither.
+        """
+        if len(there) == len(GROUPS):
+            return
+        covered = self._erased[index] if index < len(self._erased) and kind != Kind.RECORDS_ERASED else 0
+        gone = [name for name in GROUPS if name not in there and not covered & _BITS[name]]
+        if gone:
+            raise lacking(gone, f"Record {index}: ")
+
+
+def lacking(groups: Collection[str], where: str = "") -> GroupMissing:
+    """The error of a record that lacks groups which nobody erased on record."""
+    text = (
+        f"{where}content and salt of {', '.join(groups)} are missing, and no record of an erasure (RecordsErased) says "
+        "so: they were taken out of the database, or are held back. Ask the operators for the backup that has them."
+    )
+    return GroupMissing(text)
+
+
+def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) -> Iterator[tuple[int, Any]]:
+    """The index and the remedy of each record of an erasure behind index `after`, in any order; nothing is verified.
+
+    Args:
+        connection: reads.
+        after: records of erasures from here on.
+        by_trait: by the index that searches use; not in a database of a version that had none.
+    """
+    sought = "trait IN (SELECT id FROM traits WHERE kind = ?)" if by_trait else "kind = ?"
+    statement = f"SELECT idx, groups FROM records WHERE {sought} AND idx > ?"  # noqa: S608  clauses are constants here, values are bound
+    for idx, groups in execute(connection, statement, (Kind.RECORDS_ERASED, after)):
+        yield int(idx), _remedy(int(idx), bytes(groups))
+
+
+def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict[str, int]]:
+    """For each of a few records, the groups that were erased, with the index of the record that says so.
+
+    Args:
+        connection: reads.
+        indices: which records; those of no erasure are left out of the answer.
+    """
+    sought = sorted(set(indices))
+    found: dict[int, dict[str, int]] = {}
+    if not sought:
+        return found
+    for index, remedy in stored(connection, after=sought[0]):
+        bits, ranges = _said(index, remedy)
+        groups = [name for name in GROUPS if bits & _BITS[name]]
+        for first, last in ranges:
+            for each in sought[bisect_left(sought, first) : bisect_right(sought, last)]:
+                said = found.setdefault(each, {})
+                said |= {name: min(index, said.get(name, index)) for name in groups}
+    return found
+
+
+def _remedy(index: int, groups: bytes) -> object:
+    try:
+        return orjson.loads(orjson.loads(groups)["remedy"][1])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise _unreadable(index) from error
+
+
+def _said(index: int, remedy: object) -> tuple[int, list[tuple[int, int]]]:
+    """The bits of the groups, and ranges of records before `index`."""
+    try:
+        assert isinstance(remedy, Mapping)
+        bits = sum(_BITS[name] for name in set(remedy["groups"]))
+        ranges = [(int(first), int(last)) for first, last in remedy["records"]]
+        assert all(0 <= first <= last < index for first, last in ranges)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(index) from error
+    return bits, ranges
+
+
+def _unreadable(index: int) -> Malformed:
+    return Malformed(f"Record {index}, of an erasure, does not say what was erased: it was altered, or is withheld.")
