@@ -62,6 +62,12 @@ class StoredInputs:
         self._written = {}
 
 
+def sizes(connection: Connection, digests: Iterable[str]) -> dict[str, int]:
+    """How many bytes are stored under these digests, of those that are."""
+    rows = select_in(connection, "entity_slices", "digest, length(content)", "digest", digests)
+    return {str(digest): int(size) for digest, size in rows}
+
+
 def stored(connection: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     """What is stored under these digests; those that are not, or were erased, are left out."""
     rows = select_in(connection, "entity_slices", "digest, content", "digest", digests)

@@ -272,7 +272,12 @@ def _signed_again(package: Path, signer: NoteSigner | None = None) -> str:
     manifest = json.loads((package / "manifest.json").read_text())
     files = sorted(p for p in package.rglob("*") if p.is_file() and not p.name.startswith("manifest."))
     manifest["files"] = [
-        {"path": p.relative_to(package).as_posix(), "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files
+        {
+            "path": p.relative_to(package).as_posix(),
+            "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+            "bytes": p.stat().st_size,
+        }
+        for p in files
     ]
     manifest["records"] = len((package / "records.jsonl").read_text().splitlines())
     data = json.dumps(manifest).encode()

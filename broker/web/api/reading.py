@@ -24,6 +24,7 @@ class Reading:
 
     def __init__(self, operator: Operator, request: Request) -> None:
         self._broker = broker_of(request)
+        self._presented = asgi.presented(request.scope)
         source = asgi.source(request.scope, self._broker.settings.server.trusted_proxy)
         self.by = reads.Reader(operator.id, operator.roles, source, request_id_of(request))
 
@@ -35,6 +36,13 @@ class Reading:
         """
         now = self._broker.clock.now()
         return await reads.note(self._broker.audit, way, of, shown=shown, more=more, reader=self.by, now=now)
+
+    async def check_still(self) -> None:
+        """Makes sure that the operator may go on with an answer that takes long. See `OperatorGate.admit_still`."""
+        by = self.by
+        await self._broker.operators.admit_still(
+            self._presented, reads.ACTION, source=by.source, request_id=by.request_id
+        )
 
     async def check_continues(self, search: int, query: Query) -> None:
         """Makes sure that a further page belongs to a search of this operator's. See `broker.audit.reads`.
