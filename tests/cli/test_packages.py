@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.packages import _unpack
+from broker.cli.package_files import unpack
 from broker.db.engine import writing
 from broker.errors import Malformed
 from tests.audit.packages import erase, fetched, live, unpacked, verified
@@ -160,5 +160,5 @@ def test_a_file_that_no_package_has_is_not_unpacked(tmp_path: Path, name: str) -
     with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
         archive.writestr(name, "print('PROVED')")
     with pytest.raises(Malformed, match="is no evidence package"):
-        _unpack(tmp_path / "package.zip", tmp_path / "package")
+        unpack(tmp_path / "package.zip", tmp_path / "package")
     assert [path.name for path in tmp_path.iterdir()] == ["package.zip"]
