@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import base64
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -37,6 +38,7 @@ from broker.audit.verifier.log_proofs import (
     Head,
     Key,
     NotProved,
+    check_shape,
     checkpoint_of,
     parted,
     reached,
@@ -62,6 +64,7 @@ RECORD = {
     "index": int, "entry": str, "commitments": str, "groups": {"": {"salt": str, "content": str}}, "proof": [str],
 }  # fmt: skip
 SLICE = {"principal": {"type": str, "id": str}, "resource": {"type": str, "id": str}, "entities": Any, "context?": Any}
+CONTENTS = {"who": {"agent?": str, "": Any}, "request": {"at_ms?": int, "": Any}}
 MANIFEST = {
     "format": str, "log": str, "size": int, "root": str, "made_at_ms": int, "range": [int], "records": int,
     "scope": {"since_ms": MAYBE, "until_ms": MAYBE, "agent": str},
@@ -96,7 +99,7 @@ def check_record(record: Any, size: int, root: bytes) -> tuple[dict[str, Any], d
         found = sha256(b"\0", name.encode(), b"\0", salt, content)
         if name not in GROUPS or found != commitments[GROUPS.index(name)]:
             raise NotProved(f"{where}: the group {name} is not what the entry committed to")
-        groups[name] = read_json(content, f"{where}, {name}", {"": Any}) if content else {}
+        groups[name] = read_json(content, f"{where}, {name}", CONTENTS.get(name, {"": Any})) if content else {}
     return entry, groups
 
 
@@ -170,18 +173,18 @@ class Findings:
         self.times: list[int] = []
 
     def note_named(self, index: int, decision: dict[str, Any], agent: str | None) -> None:
-        """Which sets and entities a decision group names, at any depth, and of whose decision."""
-        parts = [(decision, EVIDENCE if decision.get("action") == "enrol" else agent)]
-        while parts:
-            part, whose = parts.pop()
+        """Which sets and entities a decision names, in itself and in those within it, and whose they are."""
+        itself = EVIDENCE if decision.get("action") == "enrol" else agent
+        for part, whose in (("", itself), ("enrolment", EVIDENCE), ("operator", agent)):
+            told = decision.get(part, {}) if part else decision
+            where = f"record {index}, decision{part and ', '}{part}"
+            check_shape(told, {"set?": str, "entities?": str, "": Any}, where)
             for name in ("set", "entities"):
-                if not re.fullmatch("|[0-9a-f]{64}", str(part.get(name, ""))):
-                    raise NotProved(f"record {index}, decision, {name}: no SHA-256 in hexadecimal: {part[name]!r:.60}")
-            self.sets |= {part["set"]} if part.get("set") else set()
-            if part.get("entities"):
-                self.slices.setdefault(bytes.fromhex(part["entities"]), {}).setdefault(whose, index)
-            inner = ((name, value) for name, value in part.items() if isinstance(value, dict))
-            parts += [(value, EVIDENCE if name == "enrolment" else whose) for name, value in inner]
+                if not re.fullmatch("|[0-9a-f]{64}", told.get(name, "")):
+                    raise NotProved(f"{where}, {name}: no SHA-256 in hexadecimal: {told[name]!r:.60}")
+            self.sets |= {told.get("set", "")} - {""}
+            if told.get("entities"):
+                self.slices.setdefault(bytes.fromhex(told["entities"]), {}).setdefault(whose, index)
 
 
 def check_files(package: Package, key: Key, head: Head, found: Findings) -> Any:
@@ -327,12 +330,14 @@ def unproved(scope: Any, found: Findings) -> Iterator[str]:
             yield f"whose {found.records - found.named} records are: they do not show it"
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """The command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have characters that the terminal has not
     parser = argparse.ArgumentParser(description="Verifies an evidence package under the log's key.")
     parser.add_argument("package", nargs="?", type=Path, default=Path(__file__).parent, help="its folder or ZIP file")
     parser.add_argument("--key", required=True, help="the log's key, or a file that holds it; not from the package")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     try:
         problems = verify(given.package, Key(given.key if "+" in given.key else Path(given.key).read_text()))
     except Exception as error:  # noqa: BLE001  fails closed: a package that breaks this program is not proved
