@@ -9,6 +9,7 @@ says which secret check failed. `reason` is the stable word that the record and 
     ├── ConfigurationError      refused at start: file, key, reason
     ├── StoreLocked             another broker process holds the data folder
     ├── Unavailable             503: the record could not be made durable, nothing was done
+    │   └── Busy                as many of these as there may be at once are under way
     ├── NotFound, Conflict      an admin's request about a thing that is not there / has changed meanwhile
     ├── PolicyInvalid, CasesFailed, ManifestInvalid       a proposed change that is never activated
     ├── VerificationFailed
@@ -66,6 +67,14 @@ class Unavailable(BrokerError):
     """The record could not be made durable in time, so nothing was done. Fails closed: 503."""
 
     reason = "unavailable"
+    retry_after_s = 1
+
+
+class Busy(Unavailable):
+    """As many of these as there may be at once are under way, and take a while."""
+
+    reason = "busy"
+    retry_after_s = 10
 
 
 class Unconfirmed(Unavailable):

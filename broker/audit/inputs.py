@@ -163,6 +163,12 @@ def look(connection: Connection, agent_tag: str, before: int, losing: Collection
     return set[Use]().union(*uses), int(rows[-1][1]) if len(rows) == _PAGE else 0
 
 
+def sizes(connection: Connection, digests: Iterable[str]) -> dict[str, int]:
+    """How many bytes are stored under these digests, of those that are."""
+    rows = select_in(connection, "entity_slices", "digest, length(content)", "digest", digests)
+    return {str(digest): int(size) for digest, size in rows}
+
+
 def stored(connection: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     """What is stored under these digests; those that are not, or were erased, are left out."""
     rows = select_in(connection, "entity_slices", "digest, content", "digest", digests)

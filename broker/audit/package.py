@@ -48,6 +48,8 @@ INPUTS = frozenset({"who", "for_whom", "decision"})
 
 _PAGE = 256
 _PIECE = 64 * 1024
+_BYTES = 4 * 1024 * 1024
+"""Of entity slices held at once: one may be as large."""
 
 SetOf = Callable[[Session, str], Mapping[str, str]]
 """Gives the texts of a policy set by file name, from its hash. Raises NotFound for one that was never in force."""
@@ -203,9 +205,25 @@ def _slices(engine: Engine, summary: Summary) -> Iterator[bytes]:
     named = sorted(summary.slices)
     for place in range(0, len(named), _PAGE):
         with reading(engine) as session:
-            found = inputs.stored(session.connection(), [each.hex() for each in named[place : place + _PAGE]])
-        for digest in sorted(found):
-            yield found[digest] + b"\n"
+            sizes = inputs.sizes(session.connection(), [each.hex() for each in named[place : place + _PAGE]])
+        for digests in _few(sizes):
+            with reading(engine) as session:
+                found = inputs.stored(session.connection(), digests)
+            for digest in sorted(found):
+                yield found[digest] + b"\n"
+
+
+def _few(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Digests in order, in groups that hold so many bytes together, or one that is larger alone."""
+    group, held = list[str](), 0
+    for digest in sorted(sizes):
+        if group and held + sizes[digest] > _BYTES:
+            yield group
+            group, held = [], 0
+        group.append(digest)
+        held += sizes[digest]
+    if group:
+        yield group
 
 
 class _Sink(io.RawIOBase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ import orjson
 
 _ROWS = 500
 """Records shown one by one, and agents counted one by one."""
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -95,15 +98,15 @@ class Summary:
         ]
         return _PAGE.format(log=escape(str(manifest["log"])), tables="\n".join(tables)).encode()
 
-    def _note_named(self, decision: object) -> None:
-        """Which sets and entities a decision names, at any depth."""
-        if isinstance(decision, dict):
-            if decision.get("set"):
-                self.sets.add(str(decision["set"]))
-            if decision.get("entities"):
-                self.slices.add(bytes.fromhex(decision["entities"]))
-            for value in decision.values():
-                self._note_named(value)
+    def _note_named(self, decision: Mapping[str, Any]) -> None:
+        """Which sets and entities a decision names, in itself and in the decisions within it."""
+        for told in (decision, decision.get("enrolment"), decision.get("operator")):
+            if isinstance(told, dict):
+                set, entities = (str(told.get(name, "")) for name in ("set", "entities"))
+                if _DIGEST.fullmatch(set):
+                    self.sets.add(set)
+                if _DIGEST.fullmatch(entities):
+                    self.slices.add(bytes.fromhex(entities))
 
 
 def _first(title: str, items: Any) -> str:

@@ -79,17 +79,20 @@ async def note(audit: AuditLog, way: str, of: Group, *, shown: int, more: bool, 
     return (await audit.record(Step((event,)))).indices[0]
 
 
-def check_continues(session: Session, search: int, query: Query, *, by: str, now: float) -> None:
+def check_continues(session: Session, search: int, query: Query, *, reader: Reader, now: float) -> None:
     """Makes sure that a further page belongs to the search that the record `search` tells of.
 
     Raises:
-        InvalidRequest: it is no search of this operator's, of another question, or too long ago.
+        InvalidRequest: it is no search of this operator's, of another question, too long ago, or one that withheld
+            more than this page would.
     """
     row = session.get(RecordRow, search)
-    if row is not None and row.kind == Kind.TRAIL_READ and row.agent == by and now - row.at < SEARCH_LIFE_S:
+    if row is not None and row.kind == Kind.TRAIL_READ and row.agent == reader.id and now - row.at < SEARCH_LIFE_S:
         stored = orjson.loads(row.groups)
         what = orjson.loads(stored["what"][1]) if stored.get("what", ("", ""))[1] else {}
-        if what.get("way") == "search" and what.get("query") == query.described():
+        request = orjson.loads(stored["request"][1]) if stored.get("request", ("", ""))[1] else {}
+        told = set(request.get("withheld", ())) <= set(reader.disclosure.withheld)
+        if told and what.get("way") == "search" and what.get("query") == query.described():
             return
     raise InvalidRequest(
         f"Record {search} is no search of yours for this within the last hour. Leave `search` out to begin a new one."

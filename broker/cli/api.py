@@ -175,8 +175,15 @@ class Api:
         partial = file.with_name(file.name + ".partial")
         try:
             with self._stream(path, parameters) as answer, partial.open("wb") as opened:
-                for piece in answer.iter_bytes():
-                    opened.write(piece)
+                try:
+                    for piece in answer.iter_bytes():
+                        opened.write(piece)
+                except httpx2.RequestError as error:
+                    raise ApiFailed(
+                        "The broker's answer broke off in the middle, and nothing of it is kept: your token or your "
+                        "right ended meanwhile, or the connection did. Ask again, and for less at once.",
+                        reason="broke_off",
+                    ) from error
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)

@@ -20,6 +20,12 @@ from broker.policy.request import Request
 _NESTED = {"enrolment": ENROL, "operator": ""}
 """Members of a decision group that are decisions themselves, with the action where it is not told."""
 
+_EVIDENCE = "evidence:"
+"""Whose decision an enrolment is; no agent has such a name."""
+
+UNKNOWN = "unknown"
+"""Whose a record is that names no agent."""
+
 
 class Verdict(StrEnum):
     """What came of making a decision again."""
@@ -41,25 +47,34 @@ class Redecided:
 
 def redecide(
     decision: Mapping[str, Any] | None,
+    who: Mapping[str, Any] | None,
     set_of: Callable[[str], PolicySet | None],
     slice_of: Callable[[str], Slice | None],
+    *,
+    of: str = "",
 ) -> Iterator[Redecided]:
     """Makes every decision of one record again.
 
     Args:
         decision: its decision group; None if that is not shown.
+        who: its group of who acted, likewise: a decision that was made for somebody else is none of this record's.
         set_of: the compiled policy set of a hash, None if it is not at hand.
         slice_of: the entities of a digest, None if they are not at hand.
+        of: the agent whose records these are said to be; "" for any.
     """
+    agent = str(who["agent"]) if who and "agent" in who else None
+    if of and agent is not None and (agent or UNKNOWN) != of:
+        yield Redecided("", Verdict.DIFFERS, f"recorded of {agent or UNKNOWN}, among the records of {of}")
+        return
     if decision is None:
         yield Redecided("", Verdict.UNDECIDED, "the decision is withheld or erased")
         return
     whole = str(decision.get("set", ""))
     for name, action in _NESTED.items():
         if isinstance(decision.get(name), dict):
-            yield _one({"action": action, **decision[name]}, whole, set_of, slice_of)
+            yield _one({"action": action, **decision[name]}, whole, agent, set_of, slice_of)
     if "action" in decision:
-        yield _one(decision, whole, set_of, slice_of)
+        yield _one(decision, whole, agent, set_of, slice_of)
         return
     if "inputs" in decision:
         yield Redecided("", Verdict.UNDECIDED, "the record does not tell what was asked")
@@ -70,6 +85,7 @@ def redecide(
 def _one(
     told: Mapping[str, Any],
     whole: str,
+    agent: str | None,
     set_of: Callable[[str], PolicySet | None],
     slice_of: Callable[[str], Slice | None],
 ) -> Redecided:
@@ -82,6 +98,14 @@ def _one(
             return Redecided(action, Verdict.UNDECIDED, "its entities are missing or erased")
         if policies is None:
             return Redecided(action, Verdict.UNDECIDED, "its policy set is missing")
+        kind, id = slice.principal
+        was_of = {"Agent": id, "Operator": f"operator:{id}"}.get(kind, _EVIDENCE)
+        expected = _EVIDENCE if action == ENROL else agent
+        if expected is None:
+            return Redecided(action, Verdict.UNDECIDED, "whose decision it was is withheld or erased")
+        if was_of != expected:
+            named = expected if expected != _EVIDENCE else "evidence"
+            return Redecided(action, Verdict.DIFFERS, f"recorded of {named or 'nobody'}, decided for {kind} {id}")
         context = read_context(told["inputs"]) if "inputs" in told else slice.context
         request = Request(slice.principal, action, slice.resource, context)
         now = policies.decide(request, policies.prepare(slice.entities))

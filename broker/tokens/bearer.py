@@ -117,6 +117,17 @@ class TokenVerifier:
             if scheme != "dpop":
                 raise InvalidToken("This token is bound to a key: send it as `Authorization: DPoP` with a proof.")
             taken = (self._proved(presented, token, claims.jkt, now),)
+        return self._caller(claims, taken)
+
+    def admitted(self, presented: Presented, audience: str) -> Caller:
+        """Whoever was verified with this before, as it is now; the proof was claimed then and is not looked at.
+
+        Raises:
+            InvalidToken: the token has ended meanwhile, or its key, or its principal is gone.
+        """
+        return self._caller(self._token(_credentials(presented)[1], audience, self._clock.now()), ())
+
+    def _caller(self, claims: AccessClaims, taken: tuple[Claim, ...]) -> Caller:
         principal = self.directory.principal(claims.subject)
         if principal is None:
             raise InvalidToken("The token's subject is not registered any more. Exchange evidence again.")

@@ -70,10 +70,29 @@ class OperatorGate:
         except Refused as refusal:
             self.refusals.count(source, refusal.reason, self.clock.now())
             raise
+        return await self._ruled(caller, presented, action, source, request_id)
+
+    async def admit_still(self, presented: Presented, action: str, *, source: str, request_id: str) -> Operator:
+        """Makes sure, while a long answer is sent, that who was admitted may go on with it.
+
+        Raises:
+            InvalidToken: the token has ended, its key, or who it is for is gone; counted.
+            AccessDenied: the policies do not let them any more; recorded.
+            Unavailable: the refusal could not be recorded.
+        """
+        try:
+            caller = self.verifier.admitted(presented, self.rules.issuer + "/api/v1")
+        except Refused as refusal:
+            self.refusals.count(source, refusal.reason, self.clock.now())
+            raise
+        return (await self._ruled(caller, presented, action, source, request_id)).operator
+
+    async def _ruled(self, caller: Caller, presented: Presented, action: str, source: str, request_id: str) -> Admitted:
         principal = caller.principal
         decided = self.prepared.decide(self.policies.current, principal, action, _THIS, {})
         if decided.permitted and isinstance(principal, Operator):
-            await self._claim(caller, ())
+            if caller.claims:
+                await self._claim(caller, ())
             return Admitted(principal, decided)
         event = Event(
             Kind.OPERATOR_REFUSED,

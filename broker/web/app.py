@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from broker.assembly import Broker
+from broker.audit.package_room import PackageRoom
 from broker.errors import BrokerError, InvalidRequest
 from broker.gateway.wires import WIRES
 from broker.health.running import Examination
@@ -100,6 +101,7 @@ def _fastapi(broker: Broker, running: Running) -> FastAPI:
     )
     app.state.broker = broker
     app.state.examination = Examination(broker)
+    app.state.package_room = PackageRoom()
     app.include_router(api.router())
 
     def response_of(answer: errors.Shown) -> Response:

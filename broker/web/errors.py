@@ -149,7 +149,7 @@ def _headers(error: BaseException, request_id: str, names: tuple[bytes, ...] = (
     if isinstance(error, errors.UseDpopNonce):
         headers.append((b"dpop-nonce", error.nonce.encode()))
     if isinstance(error, errors.Unavailable):
-        headers.append((b"retry-after", b"1"))
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return headers
 
 

@@ -141,7 +141,7 @@ class PublicBytes:
         with reading(self._engine) as session:
             indices = [index for index, _ in erasures.stored(session.connection(), by_trait=False)]
             for index in indices:
-                yield from read_range(session, index, index + 1)
+                yield from read_range(session, index, index + 1, WHOLE)
 
 
 def signed_by(signer: NoteSigner) -> LogKeys:

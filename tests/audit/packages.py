@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection
 
 from broker.audit import verifier
 from broker.db.engine import execute
+from broker.formats.note import NoteSigner, encode_base64
 from tests.build import MODEL, OTHER_MODEL, RULE, Running, token_request
 
 CALLS = "/openai/v1/chat/completions"
@@ -81,3 +84,32 @@ def erase(connection: Connection, name: str, kind: str = "") -> None:
         groups = json.loads(bytes(stored))
         groups.pop(name, None)
         execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (json.dumps(groups).encode(), idx))
+
+
+def signed_again(package: Path, signer: NoteSigner | None = None) -> str:
+    """Lists and signs a package as its maker could, under a key of a log of the same tree; gives that key."""
+    text = (package / "checkpoint").read_text().rpartition("\n\n")[0] + "\n"
+    signer = signer or NoteSigner(text.split("\n")[0], Ed25519PrivateKey.generate())
+    (package / "checkpoint").write_text(signer.sign(text))
+    manifest = json.loads((package / "manifest.json").read_text())
+    files = sorted(p for p in package.rglob("*") if p.is_file() and not p.name.startswith("manifest."))
+    manifest["files"] = [
+        {
+            "path": p.relative_to(package).as_posix(),
+            "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+            "bytes": p.stat().st_size,
+        }
+        for p in files
+    ]
+    manifest["records"] = len((package / "records.jsonl").read_bytes().splitlines())
+    return signed_as_it_is(package, json.dumps(manifest).encode(), signer)
+
+
+def signed_as_it_is(package: Path, manifest: bytes, signer: NoteSigner) -> str:
+    """Signs a manifest, whatever it holds; gives the key."""
+    text = (package / "checkpoint").read_text()
+    (package / "manifest.json").write_bytes(manifest)
+    digest = encode_base64(hashlib.sha256(manifest).digest())
+    said = "\n".join(["evidence-package v1", *text.split("\n")[:3], digest, ""])
+    (package / "manifest.note").write_text(signer.sign(said))
+    return signer.vkey

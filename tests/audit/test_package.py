@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import base64
-import hashlib
 import json
 import re
 import shutil
@@ -23,7 +22,7 @@ from broker.db.engine import execute, writing
 from broker.formats import checkpoint, succession
 from broker.formats.note import NoteSigner, encode_base64
 from broker.formats.succession import Succession
-from tests.audit.packages import erase, fetched, live, unpacked, verified
+from tests.audit.packages import erase, fetched, live, signed_again, unpacked, verified
 from tests.build import AGENT, running
 from tests.fakes import FakeClock
 
@@ -180,7 +179,7 @@ def test_a_maker_who_signs_what_is_not_so_is_found_out(
     records = [json.loads(line) for line in (package / "records.jsonl").read_text().splitlines()]
     alter(records)
     (package / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    key = _signed_again(package)
+    key = signed_again(package)
     code, said = verified(package, key)
     assert code == 1
     assert says in said
@@ -190,25 +189,25 @@ def test_policies_and_entities_are_those_that_the_records_name(made: Made, packa
     """Whoever can sign the manifest still cannot put others in their place; those left out are counted."""
     policy = next(file for file in sorted(package.glob("policies/*/*.cedar")))
     policy.write_text(policy.read_text() + "\n// more")
-    key = _signed_again(package)
+    key = signed_again(package)
     assert "is not the one that its hash names" in verified(package, key)[1]
     shutil.rmtree(policy.parent)
     entities = (package / "entities.jsonl").read_text().splitlines(keepends=True)
     (package / "entities.jsonl").write_text("".join(entities[1:]))
-    key = _signed_again(package)
+    key = signed_again(package)
     code, said = verified(package, key)
     assert code == 0
     assert "(1 not here)" in said
     assert f"{len(entities) - 1} entity slices (1 not here)" in said
     (package / "entities.jsonl").write_text("".join(entities).replace("team-data", "team-none"))
-    assert "is named by no record, or was altered" in verified(package, _signed_again(package))[1]
+    assert "is named by no record, or was altered" in verified(package, signed_again(package))[1]
 
 
 @pytest.mark.parametrize("forged", [("checkpoint",), ("manifest.note",), ("checkpoint", "manifest.note")], ids=str)
 def test_a_signature_that_the_key_did_not_make_is_none(made: Made, package: Path, forged: tuple[str, ...]) -> None:
     """Under the pinned key's name and id, and by another key: on the checkpoint, the manifest, and both."""
     good = {name: (package / name).read_bytes() for name in ("checkpoint", "manifest.note", "manifest.json")}
-    _signed_again(package)
+    signed_again(package)
     for name in ("checkpoint", "manifest.note"):
         text, _, line = (package / name).read_text().rpartition(" ")
         id = base64.b64decode(good["checkpoint"].decode().rpartition(" ")[2])[:4]
@@ -240,7 +239,7 @@ def test_a_number_of_an_agent_that_is_left_out_is_found(made: Made, tmp_path: Pa
     lines = (package / "records.jsonl").read_text().splitlines(keepends=True)
     (package / "records.jsonl").write_text("".join([lines[0], *lines[2:]]))
     number = json.loads(base64.b64decode(json.loads(lines[1])["entry"]))["seq"]
-    code, said = verified(package, _signed_again(package))
+    code, said = verified(package, signed_again(package))
     assert (code, f"numbers from {number} are left out" in said) == (1, True)
 
 
@@ -258,29 +257,9 @@ def test_a_key_follows_only_by_a_statement_of_both(made: Made, package: Path) ->
         (succession.sign(replace(said, size=head.size + 1), old, new), new, "nor one that follows"),
     ):
         (package / "log-keys.json").write_text(json.dumps({"successions": [statement]}))
-        _signed_again(package, signer)
+        signed_again(package, signer)
         code, told = verified(package, old.vkey)
         assert (code, problem in told) == (bool(problem), True), told
-
-
-def _signed_again(package: Path, signer: NoteSigner | None = None) -> str:
-    """Lists and signs a package as its maker could, under a key of a log of the same tree; gives that key."""
-    note = (package / "checkpoint").read_text()
-    text = note.rpartition("\n\n")[0] + "\n"
-    signer = signer or NoteSigner(text.split("\n")[0], Ed25519PrivateKey.generate())
-    (package / "checkpoint").write_text(signer.sign(text))
-    manifest = json.loads((package / "manifest.json").read_text())
-    files = sorted(p for p in package.rglob("*") if p.is_file() and not p.name.startswith("manifest."))
-    manifest["files"] = [
-        {"path": p.relative_to(package).as_posix(), "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in files
-    ]
-    manifest["records"] = len((package / "records.jsonl").read_text().splitlines())
-    data = json.dumps(manifest).encode()
-    (package / "manifest.json").write_bytes(data)
-    digest = encode_base64(hashlib.sha256(data).digest())
-    said = "\n".join(["evidence-package v1", *text.split("\n")[:3], digest, ""])
-    (package / "manifest.note").write_text(signer.sign(said))
-    return signer.vkey
 
 
 async def test_a_package_is_proved_under_a_key_that_was_followed(tmp_path: Path) -> None:
@@ -322,17 +301,17 @@ def test_no_record_is_left_out_at_the_log_s_beginning(made: Made, tmp_path: Path
     package = Path(shutil.copytree(made.of_agent, tmp_path / "package"))
     lines = (package / "records.jsonl").read_text().splitlines(keepends=True)
     (package / "records.jsonl").write_text("".join(lines[1:]))
-    code, said = verified(package, _signed_again(package))
+    code, said = verified(package, signed_again(package))
     assert (code, "numbers from 1 are left out" in said) == (1, True)
     (package / "records.jsonl").write_text("")
     (package / "entities.jsonl").write_text("")
     for each in package.glob("policies/*"):
         shutil.rmtree(each)
-    code, said = verified(package, _signed_again(package))
+    code, said = verified(package, signed_again(package))
     assert (code, "0 records are here" in said) == (1, True)
     manifest = json.loads((package / "manifest.json").read_text())
     (package / "manifest.json").write_text(json.dumps({**manifest, "range": [3, 3]}))
-    code, said = verified(package, _signed_again(package))
+    code, said = verified(package, signed_again(package))
     assert (code, "the range of the package is empty" in said) == (1, True)
 
 

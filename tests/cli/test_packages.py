@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.packages import _unpack
+from broker.cli.package_files import check_whole, unpack
 from broker.db.engine import writing
 from broker.errors import Malformed
 from tests.audit.packages import erase, fetched, live, unpacked, verified
@@ -160,5 +160,31 @@ def test_a_file_that_no_package_has_is_not_unpacked(tmp_path: Path, name: str) -
     with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
         archive.writestr(name, "print('PROVED')")
     with pytest.raises(Malformed, match="is no evidence package"):
-        _unpack(tmp_path / "package.zip", tmp_path / "package")
+        unpack(tmp_path / "package.zip", tmp_path / "package")
     assert [path.name for path in tmp_path.iterdir()] == ["package.zip"]
+
+
+def test_a_package_that_was_cut_is_none(package: Path, tmp_path: Path) -> None:
+    """Wherever a download ended that looked whole: nothing is unpacked, and no file left; nor without its last file."""
+    whole = tmp_path / "whole.zip"
+    with zipfile.ZipFile(whole, "w") as archive:
+        for file in sorted(path for path in package.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(package))
+    check_whole(whole)
+    data, cut = whole.read_bytes(), tmp_path / "cut.zip"
+    for place in (0, 1, 100, len(data) // 2, len(data) - 100, len(data) - 1):
+        cut.write_bytes(data[:place])
+        with pytest.raises(Malformed, match="no whole ZIP file: it was cut, or is none"):
+            check_whole(cut)
+        with pytest.raises(Malformed, match="no whole ZIP file"):
+            unpack(cut, tmp_path / "package")
+    damaged = bytearray(data)
+    damaged[len(data) // 2] ^= 1
+    cut.write_bytes(damaged)
+    with pytest.raises(Malformed, match=r"is damaged|is no evidence package"):
+        check_whole(cut)
+    with zipfile.ZipFile(cut, "w") as archive:
+        archive.write(package / "manifest.json", "manifest.json")
+    with pytest.raises(Malformed, match="was cut before its end"):
+        check_whole(cut)
+    assert {path.name for path in tmp_path.iterdir()} == {"whole.zip", "cut.zip"}

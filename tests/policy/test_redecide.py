@@ -13,6 +13,7 @@ from broker.policy.request import Entity, Request
 from tests.policy.world import agent, call, extended, model, shipped_set
 
 ENDPOINT = Entity(("Endpoint", "openai"), {"wire": "openai"})
+MINE = {"agent": "triage"}
 FORBIDS = '@id("stop") forbid (principal, action == Action::"call", resource);'
 
 
@@ -26,10 +27,16 @@ def _recorded(policies: PolicySet, who: Entity) -> tuple[dict[str, Any], dict[st
     return dict(decided.told), dict(decided.inputs)
 
 
-def _again(decision: dict[str, Any] | None, slices: dict[str, bytes], *sets: PolicySet) -> list[Redecided]:
+def _again(
+    decision: dict[str, Any] | None,
+    slices: dict[str, bytes],
+    *sets: PolicySet,
+    who: dict[str, Any] | None = MINE,
+    of: str = "",
+) -> list[Redecided]:
     known = {each.hash: each for each in sets}
     read = {digest: read_slice(content) for digest, content in slices.items()}
-    return list(redecide(decision, known.get, read.get))
+    return list(redecide(decision, who, known.get, read.get, of=of))
 
 
 @pytest.mark.parametrize("status", ["active", "suspended"])
@@ -125,3 +132,33 @@ def test_a_refusal_without_a_reason_differs_where_the_policies_permit() -> None:
     policies = shipped_set()
     decision, slices = _recorded(policies, agent())
     assert [found.verdict for found in _again(decision | {"outcome": "deny"}, slices, policies)] == [Verdict.DIFFERS]
+
+
+@pytest.mark.parametrize(
+    ("who", "of", "verdict", "why"),
+    [
+        ({"agent": "other"}, "", Verdict.DIFFERS, "recorded of other, decided for Agent triage"),
+        ({"agent": "operator:triage"}, "", Verdict.DIFFERS, "recorded of operator:triage, decided for Agent triage"),
+        ({"agent": ""}, "", Verdict.DIFFERS, "recorded of nobody, decided for Agent triage"),
+        (None, "", Verdict.UNDECIDED, "whose decision it was is withheld or erased"),
+        (None, "triage", Verdict.UNDECIDED, "whose decision it was is withheld or erased"),
+        (MINE, "other", Verdict.DIFFERS, "recorded of triage, among the records of other"),
+        (MINE, "triage", Verdict.AGREES, ""),
+    ],
+)
+def test_a_decision_of_somebody_else_is_none_of_this_record(
+    who: dict[str, Any] | None, of: str, verdict: Verdict, why: str
+) -> None:
+    """However well it follows from its inputs: for another agent, or in a package of another; unknown is no yes."""
+    policies = shipped_set()
+    decision, slices = _recorded(policies, agent())
+    (found,) = _again(decision, slices, policies, who=who, of=of)
+    assert (found.verdict, found.why) == (verdict, why)
+
+
+def test_an_enrolment_is_decided_for_evidence_and_nothing_else_is() -> None:
+    """An agent's decision is no enrolment, whatever the record says that it was asked."""
+    policies = shipped_set()
+    decision, slices = _recorded(policies, agent())
+    (found,) = _again(decision | {"action": "enrol"}, slices, policies)
+    assert (found.verdict, found.why) == (Verdict.DIFFERS, "recorded of evidence, decided for Agent triage")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from broker.web.api import audit, changes, erasure, health, identities, keys, policies, queries
+from broker.web.api import audit, changes, erasure, health, identities, keys, packages, policies, queries
 
 PREFIX = "/api/v1"
 
@@ -12,6 +12,6 @@ PREFIX = "/api/v1"
 def router() -> APIRouter:
     """All routes of the API."""
     whole = APIRouter(prefix=PREFIX)
-    for part in (identities, changes, policies, audit, erasure, queries, health, keys):
+    for part in (identities, changes, policies, audit, packages, erasure, queries, health, keys):
         whole.include_router(part.router)
     return whole

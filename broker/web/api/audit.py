@@ -9,10 +9,9 @@ import orjson
 from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import StreamingResponse
 
-from broker.audit import export, package, ranges, saved, schema, trail
+from broker.audit import export, ranges, saved, schema, trail
 from broker.audit.events import Kind
 from broker.errors import InvalidRequest
-from broker.policy import active
 from broker.web.api.access import Auditor, TheBroker
 from broker.web.api.reading import TheReading
 
@@ -124,27 +123,6 @@ async def entries(
     found = await broker.read(lambda session: ranges.read_range(session, start, end, reading.disclosure))
     await reading.note("entries", {"range": [start, start + len(found)]}, shown=len(found))
     return Response(orjson.dumps({"entries": found}), media_type="application/json")
-
-
-@router.get("/package")
-async def evidence_package(
-    broker: TheBroker,
-    reading: TheReading,
-    agent: str = "",
-    since_ms: Milliseconds = None,
-    until_ms: Milliseconds = None,
-) -> StreamingResponse:
-    """An evidence package, a ZIP file written while it is read: see `broker.audit.package`."""
-    scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
-    tag = broker.audit.tag(agent) if agent else ""
-    asked = trail.Query(agent=agent, since_ms=since_ms, until_ms=until_ms)
-    reading.disclosure.check(asked)
-    found = await broker.read(
-        lambda session: package.begin(session, broker.tree, scope, tag, reading.disclosure, now=now)
-    )
-    await reading.note("package", {"query": asked.described()}, shown=found.end - found.start)
-    pieces = package.written(found, broker.engine, broker.tree, active.texts)
-    return StreamingResponse(pieces, media_type="application/zip")
 
 
 @router.get("/consistency")

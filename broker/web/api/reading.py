@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 from broker.audit import reads
 from broker.audit.events import Group
 from broker.audit.search import Query
+from broker.errors import AccessDenied
 from broker.identity.operators import Operator
 from broker.policy.decided import Decided
 from broker.web import asgi
@@ -29,6 +30,7 @@ class Reading:
 
     def __init__(self, operator: Operator, request: Request) -> None:
         self._broker = broker_of(request)
+        self._presented = asgi.presented(request.scope)
         source = asgi.source(request.scope, self._broker.settings.server.trusted_proxy)
         decided: Decided = request.state.decided
         self.disclosure = self._broker.operators.disclosure(operator)
@@ -45,6 +47,17 @@ class Reading:
         now = self._broker.clock.now()
         return await reads.note(self._broker.audit, way, of, shown=shown, more=more, reader=self.by, now=now)
 
+    async def check_still(self) -> None:
+        """Makes sure that the operator may go on with an answer that takes long. See `OperatorGate.admit_still`.
+
+        Raises:
+            AccessDenied: the operator may not read the trail any more, or is shown less of it.
+        """
+        by, gate = self.by, self._broker.operators
+        operator = await gate.admit_still(self._presented, reads.ACTION, source=by.source, request_id=by.request_id)
+        if not self.disclosure.groups <= gate.disclosure(operator).groups:
+            raise AccessDenied("The policies withhold more from you than when this began. Begin it anew.")
+
     async def check_continues(self, search: int, query: Query) -> None:
         """Makes sure that a further page belongs to a search of this operator's. See `broker.audit.reads`.
 
@@ -52,7 +65,7 @@ class Reading:
             InvalidRequest: it does not.
         """
         now = self._broker.clock.now()
-        await self._broker.read(lambda session: reads.check_continues(session, search, query, by=self.by.id, now=now))
+        await self._broker.read(lambda session: reads.check_continues(session, search, query, reader=self.by, now=now))
 
 
 async def _reading(operator: Auditor, request: Request) -> Reading:
