@@ -17,9 +17,9 @@ MAX_PAGE = 2000
 def read_range(session: Session, start: int, end: int, disclosure: Disclosure) -> list[dict[str, Any]]:
     """The records [start, end), the first `MAX_PAGE` of them.
 
-    Each is `{"index", "entry", "commitments", "groups": {name: {"salt", "content"}}, "withheld"}`, bytes in base64:
-    what a bundle holds, without the proof, which whoever has the tree's leaves needs not. A group that was erased is not
-    there, nor is one that `withheld` names.
+    Each is `{"index", "entry", "commitments", "groups": {name: {"salt", "content"}}, "withheld"}`, bytes in base64: a
+    bundle without the proof, which whoever has the tree's leaves needs not. A group that was erased is not there, nor
+    is one that `withheld` names.
     """
     rows = execute(
         session.connection(),

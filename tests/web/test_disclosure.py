@@ -68,7 +68,7 @@ async def test_an_auditor_is_shown_what_policies_let(full: httpx2.AsyncClient, o
     assert whole["index"] == part["index"]
     assert set(whole["groups"]) > set(_SHOWN)
     assert part["groups"] == {name: whole["groups"][name] for name in _SHOWN}
-    assert (part["agent"], part["withheld"], part["erased"]) == ("", _WITHHELD, [])
+    assert (part["agent"], part["withheld"], part["erased"]) == ("", _WITHHELD, {})
     assert (whole["agent"], whole["withheld"]) == (AGENT, [])
     alone = (await _get(olaf, f"records/{part['index']}")).json()
     assert alone == part
