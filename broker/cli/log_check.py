@@ -12,7 +12,7 @@ import typer
 from broker.audit.events import Kind
 from broker.cli import bundles, whole_log
 from broker.cli.api import Api
-from broker.cli.output import err, print_json, progress, say
+from broker.cli.output import err, plain, print_json, progress, say
 from broker.cli.public_log import PublicLog
 from broker.errors import ProofInvalid
 
@@ -73,7 +73,7 @@ def tell_replaced(now: str | None) -> None:
     """Says that the pinned key was followed by another, if it was."""
     if now is not None:
         err.print("The log's key was replaced, by a statement that both keys signed. Pin this one from now on:")
-        typer.echo(now, err=True)
+        typer.echo(plain(now), err=True)
 
 
 def entries(api: Api, start: int, end: int) -> Iterator[Sequence[object]]:

@@ -6,6 +6,7 @@ happens: a failure is `{"error": a stable word, "detail": a sentence}`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 _ROOMY = 100
 """Columns of a terminal from which on some columns of a table need no folding."""
+
+_ACTED_ON = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+"""Beside what JSON itself escapes: controls of the C1 set, and what turns the direction of writing."""
 
 _WIDE = 100_000
 """Columns of what is no terminal: a pipe gets every row on one line, whole."""
@@ -61,6 +65,16 @@ def plain(text: str) -> str:
     return "".join(shown)
 
 
+def plain_line(text: str) -> str:
+    """The same on one line, where a second one could pass for another's."""
+    return plain(text).replace("\n", "\\n")
+
+
+def json_text(value: object, option: int = 0) -> str:
+    """A JSON text in which no string holds what a terminal would act on; to a program it says the same."""
+    return _ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", orjson.dumps(value, option=option).decode())
+
+
 def say(text: str = "", style: str = "") -> None:
     """Prints a line as it is, without reading markup in it."""
     out.print(Text(plain(text), style))
@@ -68,16 +82,16 @@ def say(text: str = "", style: str = "") -> None:
 
 def print_json(value: object) -> None:
     """Prints JSON, as it is, to standard output."""
-    typer.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    typer.echo(json_text(value, orjson.OPT_INDENT_2))
 
 
 def print_json_items(name: str, items: Iterable[object], rest: Callable[[], Mapping[str, object]]) -> None:
     """Prints `{name: [items], **rest()}` as the items come, so that there may be more than fit into memory."""
     between = f'{{"{name}": [\n'
     for item in items:
-        typer.echo(between + orjson.dumps(item).decode(), nl=False)
+        typer.echo(between + json_text(item), nl=False)
         between = ",\n"
-    typer.echo((between if between[0] == "{" else "") + "], " + orjson.dumps(rest()).decode()[1:])
+    typer.echo((between if between[0] == "{" else "") + "], " + json_text(rest())[1:])
 
 
 def print_table(
@@ -91,8 +105,9 @@ def print_table(
     table = Table(box=None, header_style="bold", pad_edge=False, show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold", no_wrap=roomy and column in whole)
+    shown = plain if out.is_terminal else plain_line
     for row in rows:
-        table.add_row(*(value if isinstance(value, Text) else Text(plain(words(value))) for value in row))
+        table.add_row(*(value if isinstance(value, Text) else Text(shown(words(value))) for value in row))
     if not table.row_count:
         out.print(empty)
     elif out.is_terminal:

@@ -171,7 +171,7 @@ def checkpoint(
             told = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": note}
             print_json({**told, "verified": bool(key), "continues": grew_from, "replaced_by": now})
             return
-        typer.echo(note, nl=False)
+        typer.echo(plain(note), nl=False)  # without a key it may be anything
         said = "signed by the key that you pinned" if now is None else "signed by a key that follows the one you pinned"
         said = said if key else "not verified: give --key"
         err.print(f"{head.size} entries, {said}.")

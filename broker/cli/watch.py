@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import orjson
 import typer
 
 from broker.audit.events import Kind
-from broker.cli.output import err, plain, refusing, utc
+from broker.cli.output import err, json_text, plain_line, refusing, utc
 from broker.cli.proofs import Url
 
 if TYPE_CHECKING:
@@ -85,6 +84,6 @@ def watch(
 def _print(alarm: Alarm, now: float, *, json: bool) -> None:
     if json:
         line = {"alarm": alarm.what, "at_ms": int(now * 1000), "detail": alarm.detail, **alarm.more}
-        typer.echo(orjson.dumps(line).decode())
+        typer.echo(json_text(line))
     else:
-        typer.echo(f"{utc(now, 'seconds')} {alarm.what}: {plain(alarm.detail)}")
+        typer.echo(f"{utc(now, 'seconds')} {alarm.what}: {plain_line(alarm.detail)}")

@@ -8,6 +8,7 @@ import base64
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -90,9 +91,11 @@ def test_the_file_that_was_downloaded_is_proved_as_it_is(made: Made, tmp_path: P
     assert verified(tmp_path / "package.zip", str(tmp_path / "log.vkey"))[0] == 0
 
 
-def test_the_verifier_that_the_package_brings_is_the_product_s(made: Made) -> None:
-    """Byte for byte, it runs where it lies, and it imports nothing but the standard library and cryptography."""
+def test_the_verifier_that_the_package_brings_is_the_product_s(made: Made, tmp_path: Path) -> None:
+    """Byte for byte, also as the source prints it; it runs where it lies, and names nothing of the broker to import."""
     assert (made.whole / "verify.py").read_bytes() == verifier.text()
+    printed = subprocess.run([sys.executable, "-m", "broker.audit.verifier"], capture_output=True, check=True)
+    assert printed.stdout == verifier.text()
     assert verified(made.whole, made.key, made.whole / "verify.py")[0] == 0
     assert not list(made.whole.rglob("__pycache__"))
     imported = set()
@@ -102,6 +105,35 @@ def test_the_verifier_that_the_package_brings_is_the_product_s(made: Made) -> No
         elif isinstance(node, ast.ImportFrom):
             imported.add((node.module or "").partition(".")[0])
     assert imported - set(sys.stdlib_module_names) == {"cryptography"}
+
+
+_ALONE = """
+import runpy, sys
+from importlib.abc import MetaPathFinder
+
+class Nothing(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        first = name.partition(".")[0]
+        if first not in sys.stdlib_module_names and first not in ("cryptography", "cffi", "_cffi_backend", "pycparser"):
+            raise ImportError(f"{name} is not there")
+
+sys.meta_path.insert(0, Nothing())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_new_user_needs_cryptography_and_nothing_else(made: Made, tmp_path: Path) -> None:
+    """In an isolated interpreter, in a folder with the package alone, to which every other module is not there."""
+    package = Path(shutil.copytree(made.whole, tmp_path / "evidence"))
+    command = [sys.executable, "-I", "-c", _ALONE, "evidence/verify.py", "evidence", "--key", made.key]
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("PROVED\n")
+    broken = (package / "verify.py").read_bytes().replace(b"import base64\n", b"import base64\nimport orjson\n", 1)
+    (package / "verify.py").write_bytes(broken)
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60, check=False)
+    assert "orjson is not there" in done.stderr
 
 
 def test_another_key_proves_nothing(made: Made) -> None:

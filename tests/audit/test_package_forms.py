@@ -196,7 +196,7 @@ def test_what_is_no_json_is_named(package: Path, name: str, text: bytes) -> None
     else:
         (package / name).write_bytes(text + b"\n")
         key = signed_again(package, SIGNER)
-    _check(package, key, name)
+    _check(package, key, name, "in UTF-8")
 
 
 @pytest.mark.parametrize("name", ["checkpoint", "manifest.note", "log-keys.json", "manifest.json"])

@@ -25,11 +25,14 @@ from broker.db.engine import reading
 from broker.entropy import system_entropy
 from broker.errors import NotFound, Unavailable
 from broker.formats.note import NoteSigner
+from broker.policy.decided import cut
+from broker.policy.request import Entity
 from tests.audit.logs import AT, TAG_KEY, event, open_log, signed_by
 from tests.audit.packages import unpacked, verified
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 _MANY = 2_000
+_LARGE = 1024 * 1024
 
 
 def _no_sets(_session: Session, hash: str) -> Mapping[str, str]:
@@ -85,6 +88,27 @@ def test_a_long_period_is_written_in_little_memory(engine: Engine, tmp_path: Pat
     code, said = verified(file, SIGNER.vkey)
     assert code == 0, said
     assert f"records     {_MANY} of the entries 0 to {_MANY - 1}" in said
+
+
+def test_large_entities_are_held_a_few_at_once(engine: Engine, tmp_path: Path) -> None:
+    """A page of their digests may stand for a gigabyte: no more is held than a few megabytes of it."""
+    log = open_log(engine, tmp_path)
+    slices = [cut(("Agent", f"a{n}"), ("B", "b"), [Entity(("Agent", "x" * _LARGE))]) for n in range(16)]
+    for each in slices:
+        asyncio.run(log.record(Step((event(decision={"entities": each.digest}, inputs=(each,)),))))
+    log.close()
+    tree = AuditTree(engine, signed_by(SIGNER))
+    tree.integrate()
+    begun = _begun(engine, tree, Scope())
+    del slices, each
+    tracemalloc.start()
+    try:
+        size = sum(map(len, package.written(begun, engine, tree, _no_sets)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert size > 16_000
+    assert peak < 12 * _LARGE
 
 
 @pytest.mark.parametrize(

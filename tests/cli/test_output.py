@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from broker.cli import differences, output, policy_folder
+from broker.cli import differences, output, policy_folder, watch
+from broker.cli.alarms import Alarm
 from broker.errors import ConfigurationError
 from broker.policy.shipped import PolicyFiles
 
@@ -48,6 +49,26 @@ def test_a_difference_is_shown_where_it_is(before: object, after: object, lines:
 def test_control_characters_are_written_out(text: str, shown: str) -> None:
     """Colours, cursor movements and reversed writing that somebody else chose stay visible as what they are."""
     assert output.plain(text) == shown
+
+
+def test_no_line_passes_for_another_s(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a row or an alarm is a line, a name with a line's end in it is written out."""
+    output.print_table(("name", "kind"), [("a\n41  permit", "x")], empty="none")
+    assert capsys.readouterr().out.splitlines()[1:] == ["a\\n41  permit  x"]
+    watch._print(Alarm("event", "one\n2027-01-15 event: two\x9b2J"), 0, json=False)
+    assert capsys.readouterr().out == "1970-01-01T00:00:00Z event: one\\n2027-01-15 event: two\\x9b2J\n"
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(capsys: pytest.CaptureFixture[str]) -> None:
+    """Controls of both sets and reversed writing are escaped in every string and name; a program reads the same."""
+    hostile = {"a\x9b\x1b]0;x\x07": ["\x85\x7f\u202e\u2066", "名前"]}
+    output.print_json(hostile)
+    output.print_json_items("items", [hostile], lambda: hostile)
+    watch._print(Alarm("event", "\x9b2J", {"more": hostile}), 0, json=True)
+    said = capsys.readouterr().out
+    assert all(c.isprintable() or c == "\n" for c in said)
+    assert json.loads(said[: said.index("}\n") + 2]) == hostile
+    assert "名前" in said
 
 
 def test_a_row_stays_on_its_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

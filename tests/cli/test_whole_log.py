@@ -273,3 +273,14 @@ def test_the_tree_gives_every_older_root(log: StandInLog) -> None:
             assert tree.root_at(size) == merkle.root_of(log.leaves[:size])
         with pytest.raises(ProofInvalid, match="has 600 entries"):
             tree.root_at(601)
+
+
+def test_a_checkpoint_that_nobody_verified_is_shown_and_not_obeyed(log: StandInLog, stranger: Person) -> None:
+    """Without a key it may be anybody's text: what a terminal would act on is written out, and JSON says it escaped."""
+    log.note = log.note.replace("\n\n", "\nmore \x9b2J\u202e\n\n", 1)
+    said = stranger("audit", "checkpoint", "--url", log.url)
+    assert said.exit_code == 0, said.output
+    assert "more \\x9b2J\\u202e\n" in said.stdout
+    assert all(c.isprintable() or c == "\n" for c in said.output)
+    told = stranger("audit", "checkpoint", "--url", log.url, "--json").stdout
+    assert all(c.isprintable() or c == "\n" for c in told)

@@ -79,15 +79,18 @@ async def _auditor(run: Running, admin: httpx2.AsyncClient, name: str) -> str:
     return link
 
 
-def _suspend(admin: httpx2.AsyncClient, name: str) -> Callable[[], object]:
+def _posting(admin: httpx2.AsyncClient, path: str, what: dict[str, Any]) -> Callable[[], object]:
     loop = asyncio.get_running_loop()
-    what = {"section": "operators", "name": name, "status": "suspended", "why": "test"}
 
     def act() -> None:
-        answer = asyncio.run_coroutine_threadsafe(admin.post("/api/v1/contain", json=what), loop).result()
+        answer = asyncio.run_coroutine_threadsafe(admin.post(f"/api/v1/{path}", json=what), loop).result()
         assert answer.status_code == 200, answer.text
 
     return act
+
+
+def _suspend(admin: httpx2.AsyncClient, name: str) -> Callable[[], object]:
+    return _posting(admin, "contain", {"section": "operators", "name": name, "status": "suspended", "why": "test"})
 
 
 async def _cut(client: httpx2.AsyncClient) -> bytes:
@@ -116,6 +119,16 @@ async def test_a_role_that_is_taken_away_ends_a_package(run: Running, admin: htt
     found = (await admin.get("/api/v1/audit/records", params={"kind": "OperatorRefused"})).json()["records"]
     assert [each["groups"]["who"]["agent"] for each in found] == ["operator:rita"]
     assert found[0]["groups"]["what"] == {"action": "readTrail", "resource": f"GET {PATH}"}
+
+
+async def test_who_is_shown_less_by_now_is_not_shown_the_rest(run: Running, admin: httpx2.AsyncClient) -> None:
+    """A policy that withholds a group ends the packages in which it is shown."""
+    iris = await run.operator("iris", link=await _auditor(run, admin, "iris"), key=es256())
+    less = """@id("less") forbid (principal == Operator::"iris", action == Action::"readGroup", resource)
+        when { context.group == "posture" };"""
+    with _at_page(run, 2, _posting(admin, "changes", {"policies": {"less.cedar": less}})):
+        assert await _cut(iris)
+    assert (await iris.get(PATH)).status_code == 200
 
 
 async def test_a_package_that_broke_off_leaves_no_file(run: Running, admin: httpx2.AsyncClient, tmp_path: Path) -> None:
