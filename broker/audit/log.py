@@ -122,7 +122,7 @@ class ClaimTaken(Conflict):
 
 
 @dataclass(frozen=True, slots=True)
-class _Prepared:
+class _Record:
     event: Event
     agent_tag: str
     root: bytes
@@ -133,9 +133,11 @@ class _Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
+class Prepared:
+    """A step whose records are built: salted, committed to and encoded. What is left is their place in the log."""
+
     step: Step
-    prepared: tuple[_Prepared, ...]
+    records: tuple[_Record, ...]
 
 
 class AuditLog:
@@ -177,7 +179,7 @@ class AuditLog:
         self.traits = Traits()
         self._proof: tuple[int, bytes] | None = None
         self._winding_down = reserve is not None and not reserve.hold()
-        self._writer: GroupWriter[_Work, Receipt] = GroupWriter(
+        self._writer: GroupWriter[Prepared, Receipt] = GroupWriter(
             engine,
             apply=self._apply,
             landed=self._landed,
@@ -215,9 +217,18 @@ class AuditLog:
             ClaimTaken: one of its claims is held by another; nothing was written.
             BrokerError: its change refused; nothing was written.
         """
+        return await self.append(self.prepare(step))
+
+    def prepare(self, step: Step) -> Prepared:
+        """Builds the step's records; needs neither the database nor the writer."""
+        return Prepared(step, tuple([self._built(event) for event in step.events]))
+
+    async def append(self, prepared: Prepared) -> Receipt:
+        """Waits until a prepared step is durable; see `record`."""
+        step = prepared.step
         if self._winding_down and not step.closing:
             raise Unavailable("The disk is full. Nothing is issued until there is room for its record.")
-        receipt = await self._writer.submit(_Work(step, tuple(self._prepare(event) for event in step.events)))
+        receipt = await self._writer.submit(prepared)
         if step.landed is not None:
             step.landed(receipt.result)
         return receipt
@@ -260,7 +271,7 @@ class AuditLog:
         """Writes what waits and ends the writer."""
         self._writer.close()
 
-    def _prepare(self, event: Event) -> _Prepared:
+    def _built(self, event: Event) -> _Record:
         groups = event.groups()
         salts = self._entropy(_SALT_BYTES)
         committed = record.commit_groups(groups, salts)
@@ -269,15 +280,15 @@ class AuditLog:
             for place, (name, content) in enumerate(zip(record.GROUPS, committed.contents, strict=True))
         }
         key, human = key_of(str(event.kind), groups), human_of(groups)
-        return _Prepared(
+        return _Record(
             event, self.tag(event.agent), committed.root, committed.commitments, orjson.dumps(stored), key, human
         )
 
-    def _apply(self, connection: Connection, works: Sequence[_Work]) -> list[Receipt | Failed]:
+    def _apply(self, connection: Connection, works: Sequence[Prepared]) -> list[Receipt | Failed]:
         """Runs on the writer's thread, inside the transaction."""
         lost = iter(take(connection, [work.step.claims for work in works if work.step.change is None]))
         outcomes: list[Receipt | Failed] = []
-        placed: list[tuple[int, _Prepared]] = []
+        placed: list[tuple[int, _Record]] = []
         named: list[tuple[str, Input]] = []
         self._load_sequences(connection, works)
         size = self._stored(connection) if self._next is None else self._next
@@ -291,14 +302,14 @@ class AuditLog:
             except BrokerError as error:
                 outcomes.append(Failed(error))
                 continue
-            indices = range(size, size + len(work.prepared))
-            placed += zip(indices, work.prepared, strict=True)
+            indices = range(size, size + len(work.records))
+            placed += zip(indices, work.records, strict=True)
             size = indices.stop
-            for prepared in work.prepared:
-                named += [(prepared.agent_tag, each) for each in prepared.event.inputs]
+            for built in work.records:
+                named += [(built.agent_tag, each) for each in built.event.inputs]
             outcomes.append(Receipt(tuple(indices), result))
         # only now, for a change may have erased inputs and combinations
-        rows = [self._row(idx, prepared, self.traits.id_of(connection, prepared.key)) for idx, prepared in placed]
+        rows = [self._row(idx, built, self.traits.id_of(connection, built.key)) for idx, built in placed]
         self.inputs.store(connection, named)
         insert_rows(connection, "records", _COLUMNS, rows)
         note_spans(connection, size - len(rows), size)
@@ -323,18 +334,18 @@ class AuditLog:
         found = execute(connection, "SELECT leaf FROM records WHERE idx = ?", self._proof[:1]).scalar()
         return found is not None and bytes(found) == self._proof[1]
 
-    def _row(self, idx: int, prepared: _Prepared, trait: int) -> tuple[Any, ...]:
-        event, (kind, _, _, outcome, model, _) = prepared.event, prepared.key
-        seq = self._last[prepared.agent_tag] + 1
-        self._last[prepared.agent_tag] = seq
-        entry = record.entry(kind, prepared.agent_tag, seq, prepared.root)
+    def _row(self, idx: int, built: _Record, trait: int) -> tuple[Any, ...]:
+        event, (kind, _, _, outcome, model, _) = built.event, built.key
+        seq = self._last[built.agent_tag] + 1
+        self._last[built.agent_tag] = seq
+        entry = record.entry(kind, built.agent_tag, seq, built.root)
         return (
-            idx, event.at_ms / 1000, kind, event.agent, prepared.agent_tag, seq, outcome, model, event.request_id,
-            entry, leaf_hash(entry), prepared.commitments, prepared.groups, trait, prepared.human,
+            idx, event.at_ms / 1000, kind, event.agent, built.agent_tag, seq, outcome, model, event.request_id,
+            entry, leaf_hash(entry), built.commitments, built.groups, trait, built.human,
         )  # fmt: skip
 
-    def _load_sequences(self, connection: Connection, works: Sequence[_Work]) -> None:
-        for tag in {prepared.agent_tag for work in works for prepared in work.prepared}:
+    def _load_sequences(self, connection: Connection, works: Sequence[Prepared]) -> None:
+        for tag in {built.agent_tag for work in works for built in work.records}:
             if tag in self._last:
                 self._last.move_to_end(tag)
             else:
@@ -357,7 +368,7 @@ class AuditLog:
             self._reserve.release()
             log.error("the disk is full: only the ends of calls are recorded until there is room")
 
-    def _abandon(self, work: _Work, receipt: Receipt) -> None:
+    def _abandon(self, work: Prepared, receipt: Receipt) -> None:
         """Runs on the loop: the commit landed after the caller had been told 503, or had left."""
         if work.step.landed is not None:
             work.step.landed(receipt.result)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.bench import __main__, exchange, profile
+from tests.bench import __main__, audit, exchange, profile
 from tests.bench.installation import CountsDiffer, installed
 from tests.bench.load import drive
 from tests.bench.plan import Plan
@@ -19,6 +19,19 @@ async def test_the_exchange_group_runs_from_end_to_end(capsys: pytest.CaptureFix
     assert {"exchange.cpu_ms", "exchange.per_s", "exchange.again.cpu_ms", "exchange.cpu_ms.16"} <= set(found)
     assert all(result.value > 0 and result.floor is not None and result.floor > 0 for result in found.values())
     assert "exchange" in capsys.readouterr().err
+
+
+async def test_the_audit_group_runs_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every figure of the audit log is there, those that have an aim beside a floor of the same run."""
+    monkeypatch.setattr(audit, "SIZES", (2_500, 3_000))
+    found = {result.name: result for result in await audit.run(Plan(rounds=1, requests=128))}
+    aims = {"audit.appends_per_s", "audit.append_p99_ms", "audit.search_p95_ms.of_3000", "audit.verify_per_million_s"}
+    assert {name for name, result in found.items() if result.aim is not None} == aims
+    unaimed = {"audit.record_us", "audit.plain_inserts_per_s", "audit.exported_per_s", "audit.export_growth_mib"}
+    curve = {f"audit.append_cpu_us.at_{size}" for size in (1_000, 2_500, 3_000)}
+    assert found.keys() >= unaimed | curve
+    floors = {name: result.floor for name, result in found.items() if name != "audit.export_growth_mib"}
+    assert all(floor is not None and floor > 0 for floor in floors.values())
 
 
 async def test_the_profile_adds_up_to_what_was_measured() -> None:
