@@ -64,8 +64,10 @@ async def measured(plan: Plan, log: DiskLog) -> list[Result]:
             steps.append(await _whole_steps(log, number))
             built_us.append(log.building_us(_BUILT_AT_ONCE))
             hashed_us.append(hashing_s(stored_bytes(rows), _BUILT_AT_ONCE) / _BUILT_AT_ONCE * 1e6)
-            plan.say(f"audit round {turn + 1}/{plan.rounds}: prepared {_told(ours[-1])}; with building and claim "
-                     f"{_told(steps[-1])}; plain inserts {_told(inserts[-1])}; fsync alone {_told(synced[-1])}")  # fmt: skip
+            plan.say(
+                f"audit round {turn + 1}/{plan.rounds}: prepared {_told(ours[-1])}; with building and claim "
+                f"{_told(steps[-1])}; plain inserts {_told(inserts[-1])}; fsync alone {_told(synced[-1])}"
+            )
     log.tree.integrate()
     plan.say(f"audit: {spread([each.per_s for each in ours])} prepared appends/s from {CALLERS} callers")
     append, insert, sync, step = map(_middle, (ours, inserts, synced, steps))
