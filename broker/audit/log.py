@@ -236,32 +236,30 @@ class AuditLog:
     async def close_later(self, step: Step) -> None:
         """Records the end of what was begun; when that fails, keeps it and tries again with `settle_owed`."""
         step = replace(step, closing=True)
-        try:
-            await self.record(step)
-        except ClaimTaken:
-            log.info("the end of a request was recorded already")
-        except Unavailable:
+        if not await self._ended(step):
             log.warning("the end of a request could not be recorded yet")
             self._owed.append(step)
-        except BrokerError:
-            log.exception("the end of a request can never be recorded; the next start finds it left open")
 
     async def settle_owed(self) -> int:
         """Tries to record what is owed, and to win the reserve back; returns how many ends are still owed."""
-        while self._owed:
-            try:
-                await self.record(self._owed[0])
-            except ClaimTaken:
-                log.info("the end of a request was recorded already")
-            except Unavailable:
-                break
-            except BrokerError:
-                log.exception("the end of a request can never be recorded; the next start finds it left open")
+        while self._owed and await self._ended(self._owed[0]):
             self._owed.popleft()
         if self._winding_down and self._reserve and not self._owed and await asyncio.to_thread(self._reserve.hold):
             self._winding_down = False
             log.warning("there is room on the disk again: normal service")
         return len(self._owed)
+
+    async def _ended(self, step: Step) -> bool:
+        """Records the end of what was begun; whether there is nothing left to do."""
+        try:
+            await self.record(step)
+        except ClaimTaken:
+            log.info("the end of a request was recorded already")
+        except Unavailable:
+            return False
+        except BrokerError:
+            log.exception("the end of a request can never be recorded; the next start finds it left open")
+        return True
 
     def tag(self, agent: str) -> str:
         """The keyed pseudonym of a principal."""
