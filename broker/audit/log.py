@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, Index, text
 from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
 from broker.audit.events import ABANDONED, Event, why_abandoned
-from broker.audit.inputs import Input, StoredInputs
+from broker.audit.inputs import StoredInputs
 from broker.audit.traits import Key, Traits, human_of, key_of, note_spans, sort_in
 from broker.db.claims import Claim, take
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading
@@ -287,7 +287,6 @@ class AuditLog:
         lost = iter(take(connection, [work.step.claims for work in works if work.step.change is None]))
         outcomes: list[Receipt | Failed] = []
         placed: list[tuple[int, _Record]] = []
-        named: list[tuple[str, Input]] = []
         self._load_sequences(connection, works)
         size = self._stored(connection) if self._next is None else self._next
         for work in works:
@@ -303,12 +302,10 @@ class AuditLog:
             indices = range(size, size + len(work.records))
             placed += zip(indices, work.records, strict=True)
             size = indices.stop
-            for built in work.records:
-                named += [(built.agent_tag, each) for each in built.event.inputs]
             outcomes.append(Receipt(tuple(indices), result))
         # only now, for a change may have erased inputs and combinations
         rows = [self._row(idx, built, self.traits.id_of(connection, built.key)) for idx, built in placed]
-        self.inputs.store(connection, named)
+        self.inputs.store(connection, [(built.agent_tag, each) for _, built in placed for each in built.event.inputs])
         insert_rows(connection, "records", _COLUMNS, rows)
         note_spans(connection, size - len(rows), size)
         self._next = size
@@ -334,8 +331,7 @@ class AuditLog:
 
     def _row(self, idx: int, built: _Record, trait: int) -> tuple[Any, ...]:
         event, (kind, _, _, outcome, model, _) = built.event, built.key
-        seq = self._last[built.agent_tag] + 1
-        self._last[built.agent_tag] = seq
+        seq = self._last[built.agent_tag] = self._last[built.agent_tag] + 1
         entry = record.entry(kind, built.agent_tag, seq, built.root)
         return (
             idx, event.at_ms / 1000, kind, event.agent, built.agent_tag, seq, outcome, model, event.request_id,
