@@ -29,6 +29,13 @@ class PromptServer(uvicorn.Server):
         """Ends it when what is under way is answered."""
         self._stopped.set()
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Uvicorn ends the process when the start fails, and with it every other test."""
+        try:
+            await super().startup(sockets)
+        except SystemExit:
+            raise AssertionError("the broker did not start; see the log") from None
+
     async def main_loop(self) -> None:
         """Sets the headers that each answer has, and waits."""
         await self.on_tick(0)
