@@ -6,9 +6,10 @@ lacks a group looks here: the erasure that says so, or nothing, and then it is t
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import NamedTuple
 
 import orjson
 from sqlalchemy import Connection
@@ -16,7 +17,10 @@ from sqlalchemy import Connection
 from broker.audit.events import Kind
 from broker.db.engine import execute
 from broker.errors import Malformed, ProofInvalid
+from broker.formats import record
 from broker.formats.record import GROUPS
+
+log = logging.getLogger(__name__)
 
 _BITS = {name: 1 << place for place, name in enumerate(GROUPS)}
 
@@ -76,8 +80,36 @@ def lacking(groups: Collection[str], where: str = "") -> GroupMissing:
     return GroupMissing(text)
 
 
-def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) -> Iterator[tuple[int, Any]]:
-    """The index and the remedy of each record of an erasure behind index `after`, in any order; nothing is verified.
+class Stored(NamedTuple):
+    """The record of an erasure, as it is stored."""
+
+    idx: int
+    entry: bytes
+    commitments: bytes
+    groups: bytes
+
+    def remedy(self) -> object:
+        """What it says, as its entry commits to it; that the entry is the one in the tree is for others to see.
+
+        Raises:
+            ProofInvalid, Malformed: it was altered; the text names it.
+        """
+        try:
+            salt, content = orjson.loads(self.groups)["remedy"]
+            fields = record.parse_entry(self.entry)
+            record.verify_groups(fields.root, self.commitments, {"remedy": (bytes.fromhex(salt), content.encode())})
+            remedy: object = orjson.loads(content)
+        except ProofInvalid as error:
+            raise ProofInvalid(f"Record {self.idx}: {error.detail}") from error
+        except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _unreadable(self.idx) from error
+        if fields.kind != Kind.RECORDS_ERASED:
+            raise ProofInvalid(f"Record {self.idx}: a column says that it is of an erasure, and it is not.")
+        return remedy
+
+
+def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) -> Iterator[Stored]:
+    """Each record of an erasure behind index `after`, in any order.
 
     Args:
         connection: reads.
@@ -85,13 +117,15 @@ def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) ->
         by_trait: by the index that searches use; not in a database of a version that had none.
     """
     sought = "trait IN (SELECT id FROM traits WHERE kind = ?)" if by_trait else "kind = ?"
-    statement = f"SELECT idx, groups FROM records WHERE {sought} AND idx > ?"  # noqa: S608  clauses are constants here, values are bound
-    for idx, groups in execute(connection, statement, (Kind.RECORDS_ERASED, after)):
-        yield int(idx), _remedy(int(idx), bytes(groups))
+    statement = f"SELECT idx, entry, commitments, groups FROM records WHERE {sought} AND idx > ?"  # noqa: S608  clauses are constants here, values are bound
+    for idx, *parts in execute(connection, statement, (Kind.RECORDS_ERASED, after)):
+        yield Stored(int(idx), *map(bytes, parts))
 
 
 def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict[str, int]]:
     """For each of a few records, the groups that were erased, with the index of the record that says so.
+
+    An erasure that was altered says nothing, so that what it named counts as missing. Fails closed.
 
     Args:
         connection: reads.
@@ -101,8 +135,7 @@ def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict
     found: dict[int, dict[str, int]] = {}
     if not sought:
         return found
-    for index, remedy in stored(connection, after=sought[0]):
-        bits, ranges = _said(index, remedy)
+    for index, bits, ranges in _whole(stored(connection, after=sought[0])):
         groups = [name for name in GROUPS if bits & _BITS[name]]
         for first, last in ranges:
             for each in sought[bisect_left(sought, first) : bisect_right(sought, last)]:
@@ -111,11 +144,13 @@ def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict
     return found
 
 
-def _remedy(index: int, groups: bytes) -> object:
-    try:
-        return orjson.loads(orjson.loads(groups)["remedy"][1])
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise _unreadable(index) from error
+def _whole(found: Iterable[Stored]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """What those say that were not altered, with their index."""
+    for each in found:
+        try:
+            yield each.idx, *_said(each.idx, each.remedy())
+        except (ProofInvalid, Malformed) as error:
+            log.error("an erasure on record counts for nothing: %s", error.detail)
 
 
 def _said(index: int, remedy: object) -> tuple[int, list[tuple[int, int]]]:

@@ -60,8 +60,8 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
         head = checkpoint.open_signed(note, log_key)
         combinations = traits.stored(connection)
         sorted_in = "trait, human" if combinations is not None else "0, ''"
-        for idx, remedy in erasures.stored(connection, by_trait=combinations is not None):
-            erased.add(idx, remedy)  # that it is the one in the tree is seen below, when its turn comes
+        for each in erasures.stored(connection, by_trait=combinations is not None):
+            erased.add(each.idx, each.remedy())  # that it is the one in the tree is seen below, when its turn comes
         rows = execute(
             connection,
             f"SELECT idx, {sorted_in}, agent_tag, seq, entry, leaf, commitments, groups, agent, kind, at, request_id, "  # noqa: S608  column names are constants here

@@ -139,7 +139,7 @@ class PublicBytes:
     def erasures(self) -> Iterator[dict[str, Any]]:
         """The records of erasures, as `pages` gives records."""
         with reading(self._engine) as session:
-            indices = [index for index, _ in erasures.stored(session.connection(), by_trait=False)]
+            indices = [each.idx for each in erasures.stored(session.connection(), by_trait=False)]
             for index in indices:
                 yield from read_range(session, index, index + 1, WHOLE)
 

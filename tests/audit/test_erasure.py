@@ -180,3 +180,21 @@ async def test_what_is_gone_and_was_not_erased_is_told(run: Running) -> None:
     assert (await admin.get(f"/api/v1/audit/records/{other}/bundle")).status_code == 200
     with pytest.raises(AssertionError, match="no record of an erasure says so"):
         await run.check_log()
+
+
+async def test_an_erasure_that_was_altered_covers_nothing(run: Running) -> None:
+    """Whoever takes a group, and has the record of an erasure name it, is found: its entry commits to no such thing."""
+    admin = await run.operator()
+    record = (await _erase(run, admin, "who")).json()["record"]
+    rows = await _rows(run)
+    place = next(row["idx"] for row in rows if row["kind"] == "CallAdmitted")
+    taken, erasing = orjson.loads(bytes(rows[place]["groups"])), orjson.loads(bytes(rows[record]["groups"]))
+    del taken["what"]
+    erasing["remedy"][1] = erasing["remedy"][1].replace('"who"', '"who","what"')
+    with writing(run.broker.engine) as connection:
+        for idx, groups in ((place, taken), (record, erasing)):
+            execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (orjson.dumps(groups), idx))
+    shown = (await admin.get(f"/api/v1/audit/records/{place}")).json()
+    (found,) = (await admin.get("/api/v1/audit/records", params={"kind": "CallAdmitted"})).json()["records"]
+    assert (shown["erased"], shown["missing"]) == (found["erased"], found["missing"]) == ({}, ["who", "what"])
+    assert (await admin.get(f"/api/v1/audit/records/{place}/bundle")).status_code == 409

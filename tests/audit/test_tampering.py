@@ -15,7 +15,7 @@ import orjson
 import pytest
 from sqlalchemy import Engine
 
-from broker.audit import erasure
+from broker.audit import erasure, erasures
 from broker.audit.continuity import Continuity, Gap
 from broker.audit.erasure import DAY_S
 from broker.audit.events import Kind
@@ -272,6 +272,19 @@ def _follow(entries: Sequence[record.Entry]) -> None:
     for index, entry in enumerate(entries):
         continuity.follow(index, entry.agent_tag, entry.seq)
     continuity.end(len(entries))
+
+
+@pytest.mark.parametrize("kind", [Kind.RECORDS_ERASED, Kind.CALL_REFUSED])
+async def test_a_record_that_a_column_makes_an_erasure_covers_nothing(stored: Stored, kind: Kind) -> None:
+    """Its entry says of what kind it is: what a search goes by may be altered."""
+    log = open_log(stored.engine, stored.folder)
+    await log.record(Step((event("o", kind, remedy={"groups": ["what"], "records": [[_INNER, _INNER]]}),)))
+    log.close()
+    stored.change("INSERT INTO traits VALUES (99, ?, '', '', '', '', '[]')", Kind.RECORDS_ERASED)
+    stored.change(f"UPDATE records SET trait = 99 WHERE idx = {_SIZE}")
+    with reading(stored.engine) as session:
+        found = erasures.of_records(session.connection(), [_INNER])
+    assert found == ({_INNER: {"what": _SIZE}} if kind == Kind.RECORDS_ERASED else {})
 
 
 @pytest.mark.parametrize("table", ["subtrees", "log_head"])
