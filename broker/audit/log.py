@@ -35,7 +35,6 @@ from broker.formats.merkle import leaf_hash
 
 log = logging.getLogger(__name__)
 
-_SALT_BYTES = 16 * len(record.GROUPS)
 _TAGS_KEPT = 65_536
 """Agents whose last running number is kept in memory; the others' is read from the table."""
 
@@ -271,7 +270,7 @@ class AuditLog:
 
     def _built(self, event: Event) -> _Record:
         groups = event.groups()
-        salts = self._entropy(_SALT_BYTES)
+        salts = self._entropy(record.SALTS_BYTES)
         committed = record.commit_groups(groups, salts)
         stored = {
             name: (salts[16 * place : 16 * place + 16].hex(), content.decode())
