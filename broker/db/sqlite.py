@@ -30,8 +30,12 @@ def open_embedded(url: str) -> Engine:
     """
     arguments = {"check_same_thread": False, "timeout": 0.7}
     engine = create_engine(
-        url, max_overflow=-1, hide_parameters=True, connect_args=arguments
-    )  # readers never make the writer wait
+        url,
+        max_overflow=-1,  # readers never make the writer wait
+        pool_use_lifo=True,  # the writer mostly gets its own connection back, whose page cache still holds the indexes
+        hide_parameters=True,
+        connect_args=arguments,
+    )
     path = Path(str(engine.url.database))
     path.touch(mode=0o600)  # SQLite gives the files beside it the same permissions
     opened = os.stat(path)

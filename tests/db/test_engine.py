@@ -85,6 +85,18 @@ def test_readers_never_keep_the_writer_waiting(engine: Engine) -> None:
 
 
 @pytest.mark.sqlite
+def test_the_writer_gets_its_own_connection_back(engine: Engine) -> None:
+    """However many readers there were: another connection would have to read the pages of the indexes anew."""
+    with reading(engine) as one, reading(engine) as two:
+        assert one.connection().connection.dbapi_connection is not two.connection().connection.dbapi_connection
+    used = []
+    for _ in range(3):
+        with writing(engine) as connection:
+            used.append(connection.connection.dbapi_connection)
+    assert used == [used[0]] * 3
+
+
+@pytest.mark.sqlite
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_full_disk_is_told_from_other_failures(engine: Engine, nested: bool) -> None:
     """Also when the failure ended the savepoint that it happened in, and the database complains of that instead."""
