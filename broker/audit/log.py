@@ -383,15 +383,13 @@ def agent_tag(key: bytes, agent: str) -> str:
 
 def stored_size(connection: Connection) -> int:
     """How many entries are stored, counted from the last one's index."""
-    last = execute(connection, "SELECT max(idx) FROM records").scalar()
-    return 0 if last is None else int(last) + 1
+    return int(execute(connection, "SELECT coalesce(max(idx), -1) + 1 FROM records").scalar_one())
 
 
 def _claim_and_change(connection: Connection, claims: tuple[Claim, ...], change: Change) -> object:
     """Both or neither, and without touching what the rest of the batch does."""
     with connection.begin_nested():
-        key = take(connection, [claims])[0]
-        if key is not None:
+        if (key := take(connection, [claims])[0]) is not None:
             raise ClaimTaken(key)
         with Session(bind=connection, expire_on_commit=False, join_transaction_mode="rollback_only") as session:
             result = change(session)
