@@ -21,7 +21,7 @@ from broker.audit.log import RecordRow
 from broker.audit.trail import Query
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
-from broker.errors import BrokerError, Conflict, Malformed, NotFound, ProofInvalid
+from broker.errors import BrokerError, Conflict, InvalidToken, Malformed, NotFound, ProofInvalid
 from broker.formats import checkpoint, note, record
 
 PAGE = 500
@@ -105,7 +105,7 @@ async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure
     `detail` instead, and the cursor of what is whole. A stream without such a last line broke off.
 
     Args:
-        read: runs a query in a session of its own, off the loop.
+        read: runs a query in a session of its own, off the loop; refuses it when the reader may not go on.
         query: filters; its paging counts for nothing. Without a filter, the export fails at the first gap.
         start: from `begin`.
         disclosure: what the reader is shown; the query is one that its `check` let pass.
@@ -124,6 +124,8 @@ async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure
                 yield b"".join([*page.lines, _told(at, more=at.next < at.size)])
                 return
             yield b"".join([*page.lines, _told(at)])
+    except InvalidToken:  # what comes next is asked for with a fresh one
+        yield _told(at, more=True)
     except BrokerError as error:
         yield _told(at, error=error.reason, detail=error.detail)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -19,6 +20,7 @@ from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.trail import Query
+from broker.errors import InvalidToken
 from tests.audit.ocsf_schemas import faults
 from tests.build import MODEL, OTHER_MODEL, Running, es256, token_request
 from tests.gateway.world import by_hand
@@ -194,3 +196,63 @@ async def test_a_reader_who_stops_stops_the_export(run: Running, admin: httpx2.A
     assert [each["index"] for each in records] == list(range(size))
     assert end["cursor"].startswith(f"{size}:{size}:")
     assert stood_at < len(pages) - 1
+
+
+@contextmanager
+def _behind_page(run: Running, number: int, act: Callable[[], object]) -> Iterator[None]:
+    """Acts in the thread that reads an export, as the page of that number is read."""
+    seen: list[str] = []
+
+    def count(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "records.idx IN" in statement:
+            seen.append(statement)
+            if len(seen) == number:
+                act()
+
+    database_event.listen(run.broker.engine, "before_cursor_execute", count)
+    try:
+        yield
+    finally:
+        database_event.remove(run.broker.engine, "before_cursor_execute", count)
+
+
+async def test_who_may_read_no_more_is_shown_no_further_page(run: Running, admin: httpx2.AsyncClient) -> None:
+    """The page that was read is the last; the export says why it ends, and where, and the refusal is on record."""
+    await _grow(run, 3 * export.PAGE, 1)
+    size = export.begin(run.broker.tree, "").size
+    directory = run.broker.directory
+    whole = directory.operators["admin"]
+    try:
+        with _behind_page(run, 2, lambda: directory.operators.update(admin=replace(whole, status="suspended"))):
+            records, end = _lines((await admin.get(PATH)).content)
+    finally:
+        directory.operators["admin"] = whole
+    assert len(records) == 2 * export.PAGE
+    assert end["error"] == "access_denied"
+    assert end["cursor"].startswith(f"{2 * export.PAGE}:{size}:")
+    await asyncio.to_thread(run.broker.tree.integrate)
+    refused = {"kind": "OperatorRefused", "agent": "operator:admin"}
+    assert (await admin.get("/api/v1/audit/records", params=refused)).json()["records"][0]["groups"]["what"] == {
+        "action": "readTrail",
+        "resource": f"GET {PATH}",
+    }
+
+
+async def test_a_token_that_ends_ends_a_stretch_and_not_the_export(run: Running, admin: httpx2.AsyncClient) -> None:
+    """No page is read under it any more; the cursor of what came leads to the rest, for whoever shows who it is."""
+    await _grow(run, 2 * export.PAGE, 1)
+    calls = 0
+    start = export.begin(run.broker.tree, "")
+
+    async def read(query: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise InvalidToken("The token has ended. Exchange evidence again.")
+        return await run.broker.read(query)
+
+    body = b"".join([part async for part in export.stream(read, Query(), start, WHOLE)])
+    records, end = _lines(body)
+    assert (len(records), end["more"], calls) == (export.PAGE, True, 2)
+    rest, _ = _lines((await admin.get(PATH, params={"after": end["cursor"]})).content)
+    assert rest[0]["index"] == export.PAGE

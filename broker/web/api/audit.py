@@ -108,7 +108,7 @@ async def export_records(
     if start.next < start.size:
         of = {"query": query.described(), "range": [start.next, start.size]}
         await reading.note("export", of, shown=start.size - start.next)
-    lines = export.stream(broker.read, query, start, reading.disclosure)
+    lines = export.stream(reading.read, query, start, reading.disclosure)
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request
 
@@ -14,6 +15,8 @@ from broker.identity.operators import Operator
 from broker.policy.decided import Decided
 from broker.web import asgi
 from broker.web.api.access import Auditor, broker_of, request_id_of
+
+T = TypeVar("T")
 
 
 class Reading:
@@ -57,6 +60,11 @@ class Reading:
         operator = await gate.admit_still(self._presented, reads.ACTION, source=by.source, request_id=by.request_id)
         if not self.disclosure.groups <= gate.disclosure(operator).groups:
             raise AccessDenied("The policies withhold more from you than when this began. Begin it anew.")
+
+    async def read(self, query: Callable[[Any], T]) -> T:
+        """Runs a query for the next part of an answer that takes long, if the operator may go on: see `check_still`."""
+        await self.check_still()
+        return await self._broker.read(query)
 
     async def check_continues(self, search: int, query: Query) -> None:
         """Makes sure that a further page belongs to a search of this operator's. See `broker.audit.reads`.
