@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import orjson
 
 from broker.audit.search import Query
-from broker.errors import AccessDenied
 from broker.formats.record import GROUPS
 
 COPIED_FROM: Mapping[str, str] = {"agent": "who", "model": "what", "outcome": "decision", "request_id": "request"}
@@ -60,19 +59,13 @@ class Disclosure:
         """What to show of a column: its value, or nothing if it was copied from a group that is withheld."""
         return value if COPIED_FROM[name] in self.groups else ""
 
-    def check(self, query: Query) -> None:
-        """Refuses a question that looks into groups which are not shown. Fails closed.
-
-        Raises:
-            AccessDenied: names what was asked by, and the groups.
-        """
+    def withholds(self, query: Query) -> tuple[str, str] | None:
+        """The first member of a query that looks into a group which is not shown, and that group; None if none does."""
         for name in query.described():
-            withheld = [group for group in ASKS_BY[name] if group not in self.groups]
-            if withheld:
-                raise AccessDenied(
-                    f"The policies withhold {', '.join(withheld)} of all records from you, so you cannot ask by "
-                    f"{name!r}. Leave it out, or ask an admin for `readGroup` on that group."
-                )
+            for group in ASKS_BY[name]:
+                if group not in self.groups:
+                    return name, group
+        return None
 
 
 WHOLE = Disclosure(frozenset(GROUPS))

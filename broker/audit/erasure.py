@@ -104,34 +104,35 @@ async def erase(
     """
     now, tag = clock.now(), audit.tag(selection.agent)
     check(selection, now)
-    found = await read(lambda session: find(session, selection, tag))
-    rows = [row for row in found if set(selection.groups) & orjson.loads(row.groups).keys()]
-    following = found[-1].idx if len(found) == MAX_BATCH else None
-    indices = tuple(row.idx for row in rows)
-    unnamed, looked = set[Use](), 0
-    if following is None and inputs.KEEPING & set(selection.groups):
-        unnamed, looked = await _unnamed(read, tag, set(indices))
-    if len(unnamed) > MAX_BATCH:
-        unnamed, following = set(sorted(unnamed)[:MAX_BATCH]), found[-1].idx if found else selection.after
-    if not rows and not unnamed:
-        return Erased((), 0, None, following)
-    remedy = {
-        "groups": list(selection.groups), "records": ranges(indices), "count": len(indices), "inputs": len(unnamed),
-        "why": why,
-    }  # fmt: skip
-    event = Event(
-        Kind.RECORDS_ERASED, agent=by, at=now, request_id=request_id,
-        who={"agent": by}, what={"action": "erase"}, remedy=remedy,
-    )  # fmt: skip
+    async with audit.inputs.erasing:
+        found = await read(lambda session: find(session, selection, tag))
+        rows = [row for row in found if set(selection.groups) & orjson.loads(row.groups).keys()]
+        following = found[-1].idx if len(found) == MAX_BATCH else None
+        indices = tuple(row.idx for row in rows)
+        unnamed, looked = set[Use](), 0
+        if following is None and inputs.KEEPING & set(selection.groups):
+            unnamed, looked = await _unnamed(read, tag, set(indices))
+        if len(unnamed) > MAX_BATCH:
+            unnamed, following = set(sorted(unnamed)[:MAX_BATCH]), found[-1].idx if found else selection.after
+        if not rows and not unnamed:
+            return Erased((), 0, None, following)
+        remedy = {
+            "groups": list(selection.groups), "records": ranges(indices), "count": len(indices), "inputs": len(unnamed),
+            "why": why,
+        }  # fmt: skip
+        event = Event(
+            Kind.RECORDS_ERASED, agent=by, at=now, request_id=request_id,
+            who={"agent": by}, what={"action": "erase"}, remedy=remedy,
+        )  # fmt: skip
 
-    def change(session: Session) -> None:
-        with overwriting(session.connection()):
-            if _forget(session, indices, selection.groups):
-                audit.traits.forget()
-            audit.inputs.erase(session.connection(), unnamed, looked)
+        def change(session: Session) -> None:
+            with overwriting(session.connection()):
+                if _forget(session, indices, selection.groups):
+                    audit.traits.forget()
+                audit.inputs.erase(session.connection(), unnamed, looked)
 
-    receipt = await audit.record(Step((event,), change=change))
-    return Erased(indices, len(unnamed), receipt.indices[0], following)
+        receipt = await audit.record(Step((event,), change=change))
+        return Erased(indices, len(unnamed), receipt.indices[0], following)
 
 
 async def _unnamed(read: Read, tag: str, losing: Set[int]) -> tuple[set[Use], int]:

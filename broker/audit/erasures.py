@@ -155,13 +155,15 @@ def _whole(found: Iterable[Stored]) -> Iterator[tuple[int, int, list[tuple[int, 
 
 def _said(index: int, remedy: object) -> tuple[int, list[tuple[int, int]]]:
     """The bits of the groups, and ranges of records before `index`."""
+    if not isinstance(remedy, Mapping):
+        raise _unreadable(index)
     try:
-        assert isinstance(remedy, Mapping)
         bits = sum(_BITS[name] for name in set(remedy["groups"]))
         ranges = [(int(first), int(last)) for first, last in remedy["records"]]
-        assert all(0 <= first <= last < index for first, last in ranges)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(index) from error
+    if not all(0 <= first <= last < index for first, last in ranges):
+        raise _unreadable(index)
     return bits, ranges
 
 

@@ -108,7 +108,7 @@ async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure
         read: runs a query in a session of its own, off the loop; refuses it when the reader may not go on.
         query: filters; its paging counts for nothing. Without a filter, the export fails at the first gap.
         start: from `begin`.
-        disclosure: what the reader is shown; the query is one that its `check` let pass.
+        disclosure: what the reader is shown; the query is one of which it withholds nothing.
     """
     whole = replace(query, after=None, limit=0, oldest_first=False) == Query(limit=0)
     continuity = Continuity(start.next) if whole else None

@@ -8,6 +8,7 @@ that principal alone, and what nobody names any more is deleted.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from broker.db.engine import execute, insert_rows, select_in
 from broker.errors import Conflict
 
 KEEPING = frozenset({"who", "for_whom", "what", "decision", "posture"})
-"""Groups whose content a slice repeats: a record that has lost one of them keeps no slice any more."""
+"""Groups whose content a slice repeats: a record that has lost one of them keeps no slice any more, and nobody is shown
+a slice who is not shown all of them."""
 
 _PAGE = 500
 _KNOWN = 65_536
@@ -59,9 +61,15 @@ class Use(NamedTuple):
 
 
 class StoredInputs:
-    """Which inputs are stored already. Belongs to the writer's thread."""
+    """Which inputs are stored already. Belongs to the writer's thread, but for `erasing`.
+
+    Attributes:
+        erasing: held while inputs are looked for and erased: two who look at once each see the records that the other
+            is about to erase, and would leave what these keep.
+    """
 
     def __init__(self) -> None:
+        self.erasing = asyncio.Lock()
         self._known: dict[tuple[str, str], None] = {}  # uses; plain tuples are made in half the time
         self._written: dict[tuple[str, str], None] = {}
 

@@ -43,9 +43,6 @@ from broker.formats import checkpoint, note
 HEADER = "evidence-package v1"
 """The first line of what is signed; its second is no number, so that it never reads as a checkpoint."""
 
-INPUTS = frozenset({"who", "for_whom", "decision"})
-"""The groups that one must be shown to see what decisions were made from: it names who asked, and for whom."""
-
 _PAGE = 256
 _PIECE = 64 * 1024
 _BYTES = 4 * 1024 * 1024
@@ -144,7 +141,7 @@ def _files(
     yield "checkpoint", iter([package.head.encode()])
     yield "log-keys.json", iter([orjson.dumps({"successions": tree.successions()}, option=orjson.OPT_INDENT_2)])
     yield "records.jsonl", _records(package, engine, tree, head.size, summary)
-    yield "entities.jsonl", _slices(engine, summary) if package.disclosure.groups >= INPUTS else iter(())
+    yield "entities.jsonl", _slices(engine, summary) if package.disclosure.groups >= inputs.KEEPING else iter(())
     for hash in sorted(summary.sets):
         with reading(engine) as session:
             try:

@@ -19,6 +19,7 @@ from broker.audit.inputs import Input
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.audit.search import Query
 from broker.errors import InvalidRequest
+from broker.formats.record import GROUPS
 
 SEARCH_LIFE_S = 3600
 """How long after its record further pages of a search are given."""
@@ -50,13 +51,24 @@ class Reader:
     disclosure: Disclosure
 
 
-async def note(audit: AuditLog, way: str, of: Group, *, shown: int, more: bool, reader: Reader, now: float) -> int:
+async def note(
+    audit: AuditLog,
+    way: str,
+    of: Group,
+    *,
+    query: Query | None,
+    shown: int,
+    more: bool,
+    reader: Reader,
+    now: float,
+) -> int:
     """Records one read, before its answer is sent; returns the record's index. Fails closed.
 
     Args:
         audit: the log.
         way: what was read: `search`, `record`, `bundle` …
-        of: the question: `{"query": …}`, `{"index": …}` or `{"range": [start, end]}`.
+        of: what was asked for: `{"index": …}` or `{"range": [start, end]}`.
+        query: what a search, an export or a package was asked by. It names agents and people, as the group of who does.
         shown: how many records the answer shows; of an export, how many it shows at most.
         more: whether further ones may be asked for under this record.
         reader: who reads.
@@ -70,7 +82,7 @@ async def note(audit: AuditLog, way: str, of: Group, *, shown: int, more: bool, 
         agent=reader.id,
         at=now,
         request_id=reader.request_id,
-        who={"agent": reader.id, "roles": list(reader.roles)},
+        who={"agent": reader.id, "roles": list(reader.roles)} | ({"query": query.described()} if query else {}),
         what={"action": ACTION, "way": way, **of},
         decision=reader.decision,
         request={"source": reader.source, "shown": shown, "more": more, "withheld": reader.disclosure.withheld},
@@ -89,10 +101,10 @@ def check_continues(session: Session, search: int, query: Query, *, reader: Read
     row = session.get(RecordRow, search)
     if row is not None and row.kind == Kind.TRAIL_READ and row.agent == reader.id and now - row.at < SEARCH_LIFE_S:
         stored = orjson.loads(row.groups)
-        what = orjson.loads(stored["what"][1]) if stored.get("what", ("", ""))[1] else {}
-        request = orjson.loads(stored["request"][1]) if stored.get("request", ("", ""))[1] else {}
-        told = set(request.get("withheld", ())) <= set(reader.disclosure.withheld)
-        if told and what.get("way") == "search" and what.get("query") == query.described():
+        parts = (stored.get(name, ("", ""))[1] or "{}" for name in ("who", "what", "request"))
+        who, what, request = map(orjson.loads, parts)
+        told = set(request.get("withheld", GROUPS)) <= set(reader.disclosure.withheld)
+        if told and what.get("way") == "search" and who.get("query") == query.described():
             return
     raise InvalidRequest(
         f"Record {search} is no search of yours for this within the last hour. Leave `search` out to begin a new one."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import orjson
 from sqlmodel import Field, Session, SQLModel, col, select
@@ -86,7 +87,7 @@ async def save(audit: AuditLog, name: str, query: Query | None, *, shared: bool,
     return receipt.indices[0] if shared else None
 
 
-def saved(session: Session, operator: str) -> list[dict[str, object]]:
+def saved(session: Session, operator: str) -> list[dict[str, Any]]:
     """What an operator can run: the operator's own, then the shared ones, by name."""
     rows = [*_of(session, operator), *_of(session, SHARED)]
     return [

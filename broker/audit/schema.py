@@ -254,8 +254,8 @@ _BEGUN: Mapping[Kind, Schema] = {
     ),
     Kind.TRAIL_READ: Schema(
         {
-            "who": _OPERATOR,
-            "what": {"action": TEXT, "way": TEXT, "query?": ANY, "index?": NUMBER, "range?": _RANGE},
+            "who": {**_OPERATOR, "query?": ANY},
+            "what": {"action": TEXT, "way": TEXT, "index?": NUMBER, "range?": _RANGE},
             "decision": {"outcome": PERMIT, **_DECIDED},
             "request": {**_REQUEST, "source": TEXT, "shown": NUMBER, "more": FLAG, "withheld": TEXTS},
         }

@@ -41,7 +41,7 @@ _MAX_BUNDLE_BYTES = 4 * 1024 * 1024
 
 
 def search(session: Session, query: Query, disclosure: Disclosure) -> list[dict[str, Any]]:
-    """A page of records as `read` gives them; the query is one that `disclosure.check` let pass."""
+    """A page of records as `read` gives them; the query is one of which it withholds nothing."""
     rows = page(session, query)
     erased = erasures.of_records(session.connection(), (row.idx for row in rows if absent(row.groups)))
     return [_shown(row, disclosure, erased.get(row.idx, {})) for row in rows]

@@ -39,10 +39,17 @@ _THIS = _ThisBroker()
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """An operator whom the policies let do something, and the decision that says so."""
+    """An operator whom the policies let do something.
+
+    Args:
+        operator: who.
+        decided: the decision that says so.
+        thumbprint: of the key that the token is bound to, "" if to none.
+    """
 
     operator: Operator
     decided: Decided
+    thumbprint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,26 +95,51 @@ class OperatorGate:
         return (await self._ruled(caller, presented, action, source, request_id)).operator
 
     async def _ruled(self, caller: Caller, presented: Presented, action: str, source: str, request_id: str) -> Admitted:
-        principal = caller.principal
+        principal, thumbprint = caller.principal, caller.token.jkt or ""
         decided = self.prepared.decide(self.policies.current, principal, action, _THIS, {})
         if decided.permitted and isinstance(principal, Operator):
             if caller.claims:
                 await self._claim(caller, ())
-            return Admitted(principal, decided)
-        event = Event(
+            return Admitted(principal, decided, thumbprint)
+        refusal = self._refusal(principal.id, thumbprint, presented, action, decided, source, request_id)
+        await self._claim(caller, (refusal,))
+        named = f" ({', '.join(decided.decision.policies)})" if decided.decision.policies else ""
+        raise AccessDenied(f"The policies do not let you {action}{named}. Ask an admin for the role that may.")
+
+    async def withhold(
+        self, admitted: Admitted, group: str, presented: Presented, *, source: str, request_id: str
+    ) -> None:
+        """Records that an operator was refused what only that group of records tells.
+
+        Raises:
+            Unavailable: it could not be recorded.
+        """
+        operator = admitted.operator
+        decided = self.prepared.decide(self.policies.current, operator, READ_GROUP, _THIS, {"group": group})
+        refusal = self._refusal(operator.id, admitted.thumbprint, presented, READ_GROUP, decided, source, request_id)
+        await self.audit.record(Step((refusal,)))
+
+    def _refusal(
+        self,
+        agent: str,
+        thumbprint: str,
+        presented: Presented,
+        action: str,
+        decided: Decided,
+        source: str,
+        request_id: str,
+    ) -> Event:
+        return Event(
             Kind.OPERATOR_REFUSED,
-            agent=principal.id,
+            agent=agent,
             at=self.clock.now(),
             request_id=request_id,
-            who={"agent": principal.id, "thumbprint": caller.token.jkt or ""},
+            who={"agent": agent, "thumbprint": thumbprint},
             what={"action": action, "resource": f"{presented.method} {presented.path}"[:500]},
             decision={**decided.told, "outcome": "deny"},
             request={"source": source},
             inputs=decided.inputs,
         )
-        await self._claim(caller, (event,))
-        named = f" ({', '.join(decided.decision.policies)})" if decided.decision.policies else ""
-        raise AccessDenied(f"The policies do not let you {action}{named}. Ask an admin for the role that may.")
 
     def disclosure(self, operator: Operator) -> Disclosure:
         """The groups of records that the policies let an operator be shown.

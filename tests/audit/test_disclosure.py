@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
-
 from broker.audit import disclosure
 from broker.audit.search import Query
-from broker.errors import AccessDenied
 from broker.formats.record import GROUPS
 
 
@@ -18,5 +15,6 @@ def test_every_member_of_a_query_has_its_groups() -> None:
     ).described()  # fmt: skip
     assert told.keys() == disclosure.ASKS_BY.keys()
     assert {group for groups in disclosure.ASKS_BY.values() for group in groups} == set(GROUPS)
-    with pytest.raises(AccessDenied):
-        disclosure.Disclosure(frozenset({"what"})).check(Query(outcome="permit"))
+    assert disclosure.Disclosure(frozenset({"what"})).withholds(Query(outcome="permit")) == ("outcome", "decision")
+    assert disclosure.Disclosure(frozenset({"what"})).withholds(Query(model="m", kind="k", since_ms=1)) is None
+    assert disclosure.WHOLE.withholds(Query(outcome="permit")) is None

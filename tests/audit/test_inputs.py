@@ -236,6 +236,30 @@ async def test_an_erasure_that_a_record_came_before_does_nothing(engine: Engine,
     log.close()
 
 
+async def test_two_erasures_at_once_leave_nothing_that_both_kept(engine: Engine, log: AuditLog) -> None:
+    """Whoever comes second looks when the first is done: each would have seen the other's record keep the input."""
+    await log.record(Step((decided("a", A, at=AT), decided("a", A, at=AT + 10))))
+    second: list[asyncio.Task[Erased]] = []
+
+    async def read(query: Any) -> Any:
+        with reading(engine) as session:
+            found = query(session)
+        if isinstance(found, tuple) and found[1] == 0 and not second:  # all of it was looked through
+            chosen = Selection(("who",), "a", 0, AT + 11)
+            second.append(asyncio.create_task(_erase(log, read, chosen)))
+            for _ in range(50):
+                await asyncio.sleep(0)
+        return found
+
+    await _erase(log, read, Selection(("who",), "a", -1, AT + 1))
+    await second[0]
+    assert stored(engine) == {}
+
+
+async def _erase(log: AuditLog, read: Any, selection: Selection) -> Erased:
+    return await erasure.erase(log, read, selection, "why", by="operator:o", request_id="r", clock=_LATER)
+
+
 @pytest.mark.parametrize("group", ["decision", "who"])
 async def test_more_inputs_than_one_step_takes(
     engine: Engine, log: AuditLog, monkeypatch: pytest.MonkeyPatch, group: str

@@ -7,17 +7,18 @@ import base64
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from broker.audit import trail
-from broker.audit.disclosure import WHOLE
+from broker.audit import export, trail
+from broker.audit.disclosure import WHOLE, Disclosure
 from broker.audit.events import CALL_ENDS, Kind
-from broker.audit.log import Step
+from broker.audit.log import RecordRow, Step
 from broker.audit.trail import MAX_PAGE, Query
-from broker.db.engine import reading
+from broker.db.engine import execute, reading, writing
 from broker.errors import NotFound
 from broker.formats import record
 from tests.audit.logs import AT, event, open_log, rows
@@ -120,6 +121,22 @@ def test_a_record_is_found_at_the_time_it_shows(engine: Engine, tmp_path: Path, 
             shown = trail.read(session, index, WHOLE)
         assert shown["at_ms"] == shown["groups"]["request"]["at_ms"]
         assert index in _search(engine, Query(since_ms=shown["at_ms"], until_ms=shown["at_ms"] + 1))
+
+
+def test_a_reader_is_told_nothing_of_what_is_withheld(mixed: Engine) -> None:
+    """Not even that it is gone, nor a column that was copied from it."""
+    with writing(mixed) as connection:
+        execute(connection, "UPDATE records SET groups = ? WHERE idx = 2", (b"{}",))
+    little = Disclosure(frozenset({"posture"}))
+    with reading(mixed) as session:
+        whole, part = (trail.read(session, 2, shown) for shown in (WHOLE, little))
+        row = session.get(RecordRow, 2)
+    assert (whole["missing"], part["missing"]) == (list(record.GROUPS), ["posture"])
+    assert row is not None
+    line = orjson.loads(export.line(row, little))
+    columns = ("agent", "outcome", "model", "request_id")
+    assert [getattr(row, name) for name in columns] == ["a", "permit", "e/small", "r2"]
+    assert [line[name] for name in columns] == [""] * 4
 
 
 def test_a_record_is_shown_with_its_exact_bytes(mixed: Engine) -> None:

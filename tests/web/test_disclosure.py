@@ -166,6 +166,32 @@ async def test_the_record_of_a_reading_says_why_and_what(full: httpx2.AsyncClien
     assert groups["request"]["withheld"] == _WITHHELD
 
 
+async def test_what_somebody_asked_by_is_withheld_like_what_it_names(
+    full: httpx2.AsyncClient, olaf: httpx2.AsyncClient
+) -> None:
+    """The record of a search, an export and a package holds the query, and a shared query is kept for all."""
+    for path in ("records", "export", "package"):
+        await _get(full, path, agent=AGENT)
+    read = (await _get(olaf, "records", kind="TrailRead", action="readTrail", limit=200)).json()["records"]
+    assert {each["groups"]["what"]["way"] for each in read} >= {"search", "export", "package"}
+    assert AGENT not in json.dumps([each["groups"] for each in read])
+    body = {"name": "of-nightly", "query": {"agent": AGENT}, "shared": True}
+    assert (await full.post("/api/v1/audit/queries", json=body)).status_code == 200
+    names = [[each["name"] for each in (await _get(who, "queries")).json()["queries"]] for who in (full, olaf)]
+    assert names == [["of-nightly"], []]
+
+
+async def test_a_question_that_is_refused_is_recorded(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
+    """Who asked, and the policies that withhold the group, like every other refusal."""
+    assert (await olaf.get("/api/v1/audit/records", params={"owner": "team-data"})).status_code == 403
+    (found,) = (await _get(full, "records", kind="OperatorRefused", limit=1)).json()["records"]
+    groups = found["groups"]
+    assert groups["who"]["agent"] == "operator:olaf"
+    assert (groups["what"]["action"], groups["what"]["resource"]) == ("readGroup", "GET /api/v1/audit/records")
+    assert (groups["decision"]["outcome"], groups["decision"]["policies"]) == ("deny", ["outside-auditor"])
+    assert groups["decision"]["inputs"] == {"group": "for_whom"}
+
+
 async def test_a_search_goes_on_with_no_more_than_its_record_tells(
     run: Running, full: httpx2.AsyncClient, olaf: httpx2.AsyncClient
 ) -> None:

@@ -129,6 +129,8 @@ async def test_who_is_shown_less_by_now_is_not_shown_the_rest(run: Running, admi
     with _at_page(run, 2, _posting(admin, "changes", {"policies": {"less.cedar": less}})):
         assert await _cut(iris)
     assert (await iris.get(PATH)).status_code == 200
+    found = (await admin.get("/api/v1/audit/records", params={"action": "readGroup"})).json()["records"]
+    assert [each["groups"]["decision"]["policies"] for each in found] == [["less"]]
 
 
 async def test_a_package_that_broke_off_leaves_no_file(run: Running, admin: httpx2.AsyncClient, tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ async def test_a_search_leaves_who_asked_what_and_how_many_were_shown(run: Runni
     told = await _newest(rita, run)
     groups = told["groups"]
     assert (told["kind"], told["index"], told["agent"]) == ("TrailRead", size, "operator:rita")
-    assert groups["who"] == {"agent": "operator:rita", "roles": ["auditor"]}
     query = {"agent": AGENT, "owner": "team-data"}
-    assert groups["what"] == {"action": "readTrail", "way": "search", "query": query}
+    assert groups["who"] == {"agent": "operator:rita", "roles": ["auditor"], "query": query}
+    assert groups["what"] == {"action": "readTrail", "way": "search"}
     assert (groups["request"]["shown"], groups["request"]["more"]) == (2, True)
 
 
@@ -94,8 +94,8 @@ async def test_an_export_is_recorded(run: Running, rita: httpx2.AsyncClient) -> 
     answer = await rita.get("/api/v1/audit/export", params={"agent": AGENT})
     assert answer.status_code == 200
     told = (await _newest(rita, run))["groups"]
-    query = {"agent": AGENT}
-    assert told["what"] == {"action": "readTrail", "way": "export", "query": query, "range": [0, size]}
+    assert told["who"]["query"] == {"agent": AGENT}
+    assert told["what"] == {"action": "readTrail", "way": "export", "range": [0, size]}
     assert told["request"]["shown"] == size
 
 
@@ -174,7 +174,7 @@ async def test_a_private_query_is_its_owners(run: Running, admin: httpx2.AsyncCl
     assert (listed["name"], listed["shared"], listed["changed_by"]) == ("calls", False, "operator:rita")
     found = await _get(rita, _RECORDS, saved="calls")
     assert {record["kind"] for record in found["records"]} == {"CallAdmitted"}
-    assert (await _newest(rita, run))["groups"]["what"]["query"] == {"kind": "CallAdmitted", "agent": AGENT}
+    assert (await _newest(rita, run))["groups"]["who"]["query"] == {"kind": "CallAdmitted", "agent": AGENT}
     other = await _get(rita, _RECORDS, saved="calls", kind="CallCompleted")
     assert {record["kind"] for record in other["records"]} == {"CallCompleted"}
     assert (await _get(admin, _QUERIES))["queries"] == []

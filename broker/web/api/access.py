@@ -40,7 +40,7 @@ class Allowed:
             source=asgi.source(request.scope, broker.settings.server.trusted_proxy),
             request_id=request_id_of(request),
         )
-        request.state.operator, request.state.decided = admitted.operator, admitted.decided
+        request.state.operator, request.state.admitted = admitted.operator, admitted
         _check_query(request)
         return admitted.operator
 

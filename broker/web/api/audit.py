@@ -59,12 +59,12 @@ async def search(
         asked = await broker.read(lambda session: saved.refined(session, saved_as, asked, by=reading.by.id))
     if search is not None:
         await reading.check_continues(search, asked)
-    reading.disclosure.check(asked)
+    await reading.check_asked(asked)
     page = replace(asked, after=after, limit=limit, below=search)
     found = await broker.read(lambda session: trail.search(session, page, reading.disclosure))
     more = len(found) == limit
     if search is None:
-        search = await reading.note("search", {"query": asked.described()}, shown=len(found), more=more)
+        search = await reading.note("search", query=asked, shown=len(found), more=more)
     return {"records": found, "next": found[-1]["index"] if more else None, "search": search}
 
 
@@ -103,11 +103,11 @@ async def export_records(
     `more` whether to ask again. As fast as it is read, and no faster.
     """
     query = trail.Query(agent, str(kind or ""), outcome, model, request_id, since_ms, until_ms)
-    reading.disclosure.check(query)
+    await reading.check_asked(query)
     start = await broker.read(lambda _session: export.begin(broker.tree, after))
     if start.next < start.size:
-        of = {"query": query.described(), "range": [start.next, start.size]}
-        await reading.note("export", of, shown=start.size - start.next)
+        of = {"range": [start.next, start.size]}
+        await reading.note("export", of, query=query, shown=start.size - start.next)
     lines = export.stream(reading.read, query, start, reading.disclosure)
     return StreamingResponse(lines, media_type="application/x-ndjson")
 

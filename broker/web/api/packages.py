@@ -43,11 +43,11 @@ async def evidence_package(
         scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
         tag = broker.audit.tag(agent) if agent else ""
         asked = trail.Query(agent=agent, since_ms=since_ms, until_ms=until_ms)
-        reading.disclosure.check(asked)
+        await reading.check_asked(asked)
         found = await broker.read(
             lambda session: package.begin(session, broker.tree, scope, tag, reading.disclosure, now=now)
         )
-        await reading.note("package", {"query": asked.described()}, shown=found.end - found.start)
+        await reading.note("package", query=asked, shown=found.end - found.start)
     except BaseException:
         room.give_back()
         raise
