@@ -12,7 +12,6 @@ import json
 import os
 import select
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,8 +23,7 @@ from broker import migrations
 from broker.assembly import assemble
 from broker.settings import Settings
 from broker.web.app import App
-
-_ROOT = Path(__file__).parents[1]
+from tests.child import Child
 
 
 def main() -> None:
@@ -80,27 +78,18 @@ def _killer(armed: Path) -> Callable[[str], None]:
     return probe
 
 
-class CrashServer:
-    """The test's side: starts brokers, arms them, and waits for their death. One at a time; `close` at the end."""
+class CrashServer(Child):
+    """The test's side: starts brokers, arms them, and waits for their death. One at a time."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash_server"],
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        super().__init__("tests.crash_server")
 
     async def start(self, settings: Settings, armed: Path) -> None:
         """Starts a broker; returns when it answers, or is dead."""
-        assert self._process.stdin is not None
         settings_json = json.loads(settings.model_dump_json())
         settings_json["storage"]["commit_timeout_s"] = 1.0  # the most that a configuration may say
-        self._process.stdin.write(json.dumps({"settings": settings_json, "armed": str(armed)}) + "\n")
-        self._process.stdin.flush()
-        self._death = asyncio.create_task(asyncio.to_thread(self._read))
+        self.tell(json.dumps({"settings": settings_json, "armed": str(armed)}))
+        self._death = asyncio.create_task(asyncio.to_thread(self.line))
         for _ in range(4_000):
             if self._death.done():
                 return
@@ -118,18 +107,6 @@ class CrashServer:
         """The signal that ended the broker."""
         async with asyncio.timeout(20):
             return int(await self._death)
-
-    def close(self) -> None:
-        """Ends everything that was started here."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
 
 
 if __name__ == "__main__":

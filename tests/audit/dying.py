@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -23,8 +21,7 @@ from broker.db.engine import begin_to_write, open_engine, open_server
 from broker.db.sqlite import sqlite_url
 from broker.entropy import new_id, system_entropy
 from broker.errors import StoreLocked
-
-_ROOT = Path(__file__).parents[2]
+from tests.child import Child
 
 
 def serve(run: Callable[..., None]) -> None:
@@ -59,38 +56,13 @@ def say(members: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class Dying:
-    """The test's side. `close` it at the end.
-
-    Args:
-        module: the one that serves.
-    """
-
-    def __init__(self, module: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
-            cwd=_ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+class Dying(Child):
+    """The test's side; its module calls `serve`."""
 
     def run(self, **arguments: object) -> dict[str, Any]:
         """Runs one, until it dies where it must or is done; gives all that it said."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
-        self._process.stdin.flush()
+        self.tell(json.dumps(arguments))
         said: dict[str, Any] = {}
         while "signal" not in said:
-            said |= json.loads(self._process.stdout.readline())
+            said |= json.loads(self.line())
         return said
-
-    def close(self) -> None:
-        """Ends everything that was started here."""
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()

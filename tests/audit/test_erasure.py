@@ -10,8 +10,10 @@ import httpx2
 import orjson
 import pytest
 
+from broker.audit.erasures import Erasures
 from broker.audit.trail import open_calls, verify_bundle
 from broker.db.engine import execute, writing
+from broker.errors import Malformed
 from broker.formats.note import NoteVerifier
 from tests.build import AGENT, MODEL, Running, running
 from tests.fakes import FakeClock
@@ -198,3 +200,11 @@ async def test_an_erasure_that_was_altered_covers_nothing(run: Running) -> None:
     (found,) = (await admin.get("/api/v1/audit/records", params={"kind": "CallAdmitted"})).json()["records"]
     assert (shown["erased"], shown["missing"]) == (found["erased"], found["missing"]) == ({}, ["who", "what"])
     assert (await admin.get(f"/api/v1/audit/records/{place}/bundle")).status_code == 409
+
+
+@pytest.mark.parametrize("records", [[[3, 5]], [[5, 5]], [[3, 2]], [[-1, 0]], [[0, 1], [4, 9]], [0, 1], "0-1", None])
+def test_an_erasure_covers_records_before_it_and_no_others(records: object) -> None:
+    """One that names itself, what came after it, or no ranges is no erasure."""
+    with pytest.raises(Malformed, match="Record 5"):
+        Erasures().add(5, {"groups": ["who"], "records": records})
+    Erasures().add(5, {"groups": ["who"], "records": [[0, 4]]})
