@@ -144,7 +144,7 @@ def test_who_and_why_narrow_too(admin: Person) -> None:
     read = admin.json("audit", "search", "--human", "admin", "--action", "readTrail", "--limit", "1")["records"]
     assert read == [] or read[0]["kind"] == "TrailRead"
     (again,) = admin.json("audit", "search", "--human", "admin", "--action", "readTrail", "--limit", "1")["records"]
-    assert again["groups"]["what"]["query"] == {"human": "admin", "action": "readTrail"}
+    assert again["groups"]["who"]["query"] == {"human": "admin", "action": "readTrail"}
     signed_in = admin.json("audit", "search", "--kind", "OperatorSignedIn", "--human", "admin")["records"]
     assert {record["agent"] for record in signed_in} == {"operator:admin"}
     decided = admin.json("audit", "search", "--policy", "operators-exchange", "--limit", "1")["records"]
