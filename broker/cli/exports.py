@@ -16,7 +16,19 @@ import typer
 from broker.cli import proofs
 from broker.cli.moments import moment
 from broker.cli.output import Json, err, fail, print_json, progress, refusing
-from broker.cli.record_filters import Agent, Model, OfKind, RequestId, Since, Until, WithOutcome
+from broker.cli.record_filters import (
+    Action,
+    Agent,
+    Human,
+    Model,
+    OfKind,
+    Owner,
+    Policy,
+    RequestId,
+    Since,
+    Until,
+    WithOutcome,
+)
 from broker.errors import BrokerError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -53,9 +65,13 @@ def export(
         typer.Option("--cursor-state", help="The file that keeps the cursor.", metavar="FILE", dir_okay=False),
     ] = None,
     agent: Agent = "",
+    owner: Owner = "",
+    human: Human = "",
     kind: OfKind = None,
+    action: Action = "",
     outcome: WithOutcome = None,
     model: Model = "",
+    policy: Policy = "",
     request_id: RequestId = "",
     since: Since = "",
     until: Until = "",
@@ -72,9 +88,13 @@ def export(
     since_ms, until_ms = (moment(text) if text else None for text in (since, until))
     filters: dict[str, object] = {
         "agent": agent,
+        "owner": owner,
+        "human": human,
         "kind": kind,
+        "action": action,
         "outcome": outcome,
         "model": model,
+        "policy": policy,
         "request_id": request_id,
         "since_ms": since_ms,
         "until_ms": until_ms,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,9 @@ from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.trail import Query
 from broker.errors import InvalidToken
+from broker.web.api.audit import EXPORTS_AT_ONCE
 from tests.audit.ocsf_schemas import faults
-from tests.build import MODEL, OTHER_MODEL, Running, es256, token_request
+from tests.build import AGENT, MODEL, OTHER_MODEL, Running, es256, token_request
 from tests.gateway.world import by_hand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -120,6 +121,42 @@ async def test_only_an_auditor_exports(run: Running, admin: httpx2.AsyncClient) 
     await asyncio.to_thread(run.broker.tree.integrate)
     records, _ = _lines((await admin.get(PATH, params={"kind": "OperatorRefused", "agent": "operator:adele"})).content)
     assert records[-1]["groups"]["what"]["resource"] == f"GET {PATH}"
+
+
+@pytest.mark.parametrize(
+    ("filter", "value"),
+    [
+        ("agent", AGENT), ("owner", "team-data"), ("human", "admin"), ("action", "call"), ("outcome", "deny"),
+        ("model", f"stand-in/{MODEL}"), ("policy", "nightly-job"), ("kind", "TokenIssued"),
+    ],
+)  # fmt: skip
+async def test_an_export_narrows_as_a_search_does(admin: httpx2.AsyncClient, filter: str, value: str) -> None:
+    """By each filter, the same records come in the other order; some, and not all."""
+    params: dict[str, Any] = {filter: value}
+    exported, end = _lines((await admin.get(PATH, params=params)).content)
+    size = int(end["cursor"].split(":")[1])
+    found = (await admin.get("/api/v1/audit/records", params=params | {"limit": 500, "oldest_first": True})).json()
+    assert [each["index"] for each in exported] == [n["index"] for n in found["records"] if n["index"] < size]
+    assert 0 < len(exported) < size
+    assert end["more"] is False
+
+
+async def test_so_many_exports_are_written_at_once(run: Running, admin: httpx2.AsyncClient) -> None:
+    """One more is told when to ask again, unrecorded; readers who take nothing keep nobody else from anything."""
+    await _grow(run, 6 * export.PAGE, LARGE)
+    async with AsyncExitStack() as held:
+        for _ in range(EXPORTS_AT_ONCE):
+            assert (await held.enter_async_context(admin.stream("GET", PATH))).status_code == 200
+        size = run.broker.audit.size
+        answer = await admin.get(PATH)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+        assert f"{EXPORTS_AT_ONCE} exports are being written already." in answer.json()["detail"]
+        assert run.broker.audit.size == size
+        assert (await admin.get("/api/v1/audit/records")).status_code == 200
+    for _ in range(1_000):  # until the broker has noticed who left
+        if (await admin.get(PATH, params={"kind": "AgentContained"})).status_code == 200:
+            return
+    raise AssertionError("the room of an export was never given back")
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from sqlalchemy import event as database_event
 
 from broker.audit.events import Event, Kind
 from broker.audit.log import Step
-from broker.audit.package_room import AT_ONCE, PackageRoom
 from broker.clock import SystemClock
 from broker.entropy import system_entropy
-from broker.web.api.packages import Bounded
+from broker.web.api.packages import AT_ONCE, PackageRoom
+from broker.web.api.streams import Bounded
 from tests.build import Running, es256, running
 from tests.cli.running import signed_in
 from tests.fakes import FakeClock
@@ -202,7 +202,7 @@ async def test_a_reader_who_takes_nothing_keeps_no_room() -> None:
         return None
 
     room.take()
-    answer = Bounded(room.pieces(iter([b"one", b"two"]), still), room, within_s=0)
+    answer = Bounded(room.pieces(iter([b"one", b"two"]), still), "application/zip", room, within_s=0)
     async with asyncio.timeout(30):
         await answer({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
     assert room.free == AT_ONCE

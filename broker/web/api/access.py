@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from broker.assembly import Broker
@@ -52,7 +54,7 @@ def _check_query(request: Request) -> None:
         InvalidRequest: names the parameter.
     """
     route = request.scope.get("route")
-    known = {parameter.alias for parameter in route.dependant.query_params} if isinstance(route, APIRoute) else set()
+    known = set(_parameters(route.dependant)) if isinstance(route, APIRoute) else set()
     seen: set[str] = set()
     for name, _ in request.query_params.multi_items():
         if name not in known or name in seen:
@@ -63,6 +65,13 @@ def _check_query(request: Request) -> None:
             )
             raise InvalidRequest(f"The parameter {name[:40]!r} {told}.")
         seen.add(name)
+
+
+def _parameters(dependant: Dependant) -> Iterator[str]:
+    """The query parameters of a route and of what it depends on."""
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for each in dependant.dependencies:
+        yield from _parameters(each)
 
 
 TheBroker = Annotated[Broker, Depends(broker_of)]

@@ -6,14 +6,18 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Path, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from broker.audit import export, ranges, saved, schema, trail
 from broker.audit.events import Kind
 from broker.errors import InvalidRequest
 from broker.web.api.access import Auditor, TheBroker
 from broker.web.api.reading import TheReading
+from broker.web.api.streams import Bounded, Room
+
+EXPORTS_AT_ONCE = 8
+_LAST_PAGE_S = 60.0
+"""Seconds that whoever reads an export may take for the page that was read last before the token ended."""
 
 router = APIRouter(tags=["audit"], prefix="/audit")
 
@@ -22,10 +26,7 @@ Index = Annotated[int, Path(ge=0, le=_MAX)]
 Milliseconds = Annotated[int | None, Query(ge=0, le=_MAX)]
 
 
-@router.get("/records")
-async def search(
-    broker: TheBroker,
-    reading: TheReading,
+def _filters(
     agent: str = "",
     owner: str = "",
     human: str = "",
@@ -37,6 +38,21 @@ async def search(
     request_id: str = "",
     since_ms: Milliseconds = None,
     until_ms: Milliseconds = None,
+) -> trail.Query:
+    return trail.Query(
+        agent=agent, owner=owner, human=human, kind=str(kind or ""), action=action, outcome=outcome, model=model,
+        policy=policy, request_id=request_id, since_ms=since_ms, until_ms=until_ms,
+    )  # fmt: skip
+
+
+Filters = Annotated[trail.Query, Depends(_filters)]
+
+
+@router.get("/records")
+async def search(
+    broker: TheBroker,
+    reading: TheReading,
+    filters: Filters,
     after: Annotated[int | None, Query(ge=-1, le=_MAX)] = None,
     limit: Annotated[int, Query(ge=1, le=trail.MAX_PAGE)] = 50,
     oldest_first: bool = False,
@@ -48,10 +64,7 @@ async def search(
     `saved` runs a saved query; what is given beside it goes before what is saved. The answer's `search` is the record
     of this search. Pass it on with each further page, which then leaves no record of its own, and shows nothing newer.
     """
-    asked = trail.Query(
-        agent=agent, owner=owner, human=human, kind=str(kind or ""), action=action, outcome=outcome, model=model,
-        policy=policy, request_id=request_id, since_ms=since_ms, until_ms=until_ms, oldest_first=oldest_first,
-    )  # fmt: skip
+    asked = replace(filters, oldest_first=oldest_first)
     if search is not None and after is None:
         raise InvalidRequest("`search` belongs to a further page, which says with `after` where it goes on.")
 
@@ -86,30 +99,26 @@ async def bundle(broker: TheBroker, reading: TheReading, index: Index) -> Respon
 
 @router.get("/export")
 async def export_records(
-    broker: TheBroker,
-    reading: TheReading,
-    agent: str = "",
-    kind: Kind | None = None,
-    outcome: str = "",
-    model: str = "",
-    request_id: str = "",
-    since_ms: Milliseconds = None,
-    until_ms: Milliseconds = None,
-    after: str = "",
-) -> StreamingResponse:
+    broker: TheBroker, reading: TheReading, request: Request, query: Filters, after: str = ""
+) -> Bounded:
     """Records in order as JSON Lines, up to the newest checkpoint; pass the last cursor as `after` to go on.
 
     A line with the member `export` is no record: its cursor covers all lines before it, and the last one says with
     `more` whether to ask again. As fast as it is read, and no faster.
     """
-    query = trail.Query(agent, str(kind or ""), outcome, model, request_id, since_ms, until_ms)
-    await reading.check_asked(query)
-    start = await broker.read(lambda _session: export.begin(broker.tree, after))
-    if start.next < start.size:
-        of = {"range": [start.next, start.size]}
-        await reading.note("export", of, query=query, shown=start.size - start.next)
+    room: Room = request.app.state.export_room
+    room.take()
+    try:
+        await reading.check_asked(query)
+        start = await broker.read(lambda _session: export.begin(broker.tree, after))
+        if start.next < start.size:
+            of = {"range": [start.next, start.size]}
+            await reading.note("export", of, query=query, shown=start.size - start.next)
+    except BaseException:
+        room.give_back()
+        raise
     lines = export.stream(reading.read, query, start, reading.disclosure)
-    return StreamingResponse(lines, media_type="application/x-ndjson")
+    return Bounded(lines, "application/x-ndjson", room, within_s=broker.rules.lifetime_s + _LAST_PAGE_S)
 
 
 @router.get("/entries")
