@@ -5,6 +5,7 @@ A ZIP file, written as it is read, so that its memory does not grow with the rec
     checkpoint            one signed checkpoint, under which everything is proved
     log-keys.json         the statements by which the log's keys followed each other
     records.jsonl         a line a record: entry, commitments, the groups that are shown with salts, inclusion proof
+    erasures.jsonl        a line likewise for each record of an erasure that took a group of those
     entities.jsonl        a line an entity slice that those records name; its digest is the line's SHA-256
     policies/HASH/…       the policy sets that those records name, as they were written
     index.html            for people
@@ -30,14 +31,14 @@ import orjson
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from broker.audit import inputs, verifier
+from broker.audit import erasures, inputs, trail, verifier
 from broker.audit.disclosure import Disclosure
 from broker.audit.erasure import DAY_S
 from broker.audit.package_page import Summary
 from broker.audit.ranges import stated_groups
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute, reading
-from broker.errors import NotFound
+from broker.errors import NotFound, Unavailable
 from broker.formats import checkpoint, note
 
 HEADER = "evidence-package v1"
@@ -112,7 +113,8 @@ def written(package: Package, engine: Engine, tree: AuditTree, set_of: SetOf) ->
     """Writes a package, piece by piece; takes no more of the database's time than one page of records at once.
 
     Raises:
-        Unavailable: the log's key was replaced meanwhile. The ZIP file ends in the middle then.
+        Unavailable: the log's key was replaced meanwhile, or what is in the package was erased. The ZIP file ends in
+            the middle then.
     """
     sink, listed = _Sink(), list[dict[str, Any]]()
     made = datetime.fromtimestamp(package.made_at, UTC)
@@ -141,6 +143,7 @@ def _files(
     yield "checkpoint", iter([package.head.encode()])
     yield "log-keys.json", iter([orjson.dumps({"successions": tree.successions()}, option=orjson.OPT_INDENT_2)])
     yield "records.jsonl", _records(package, engine, tree, head.size, summary)
+    yield "erasures.jsonl", _erasures(package, engine, tree, head.size, summary)
     yield "entities.jsonl", _slices(engine, summary) if package.disclosure.groups >= inputs.KEEPING else iter(())
     for hash in sorted(summary.sets):
         with reading(engine) as session:
@@ -159,6 +162,7 @@ def _files(
         "scope": {"since_ms": package.scope.since_ms, "until_ms": package.scope.until_ms, "agent": package.scope.agent},
         "range": [package.start, package.end],
         "records": summary.records,
+        "withheld": package.disclosure.withheld,
     }
     yield "index.html", iter([summary.page(manifest)])
     yield "verify.py", iter([verifier.text()])
@@ -174,21 +178,51 @@ def _records(package: Package, engine: Engine, tree: AuditTree, size: int, summa
     while True:
         with reading(engine) as session:
             rows = _page(session, package.tag, after, package.end)
-        if not rows:
-            return
+            if not rows:
+                return
+            summary.erasures |= _took(session, rows, package.disclosure, size)
         proofs = tree.inclusions([row[0] for row in rows], size)
         for (idx, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):
             groups = package.disclosure.of(stored)
             summary.add(idx, kind, package.disclosure.column("agent", agent), at, groups)
-            members = {
-                "index": idx,
-                "entry": note.encode_base64(bytes(entry)),
-                "commitments": note.encode_base64(bytes(commitments)),
-                "groups": stated_groups(groups),
-                "proof": [note.encode_base64(each) for each in proof],
-            }
-            yield orjson.dumps(members) + b"\n"
+            yield _proved(idx, entry, commitments, groups, proof)
         after = rows[-1][0] + 1
+
+
+def _took(session: Session, rows: Sequence[tuple[Any, ...]], disclosure: Disclosure, size: int) -> set[int]:
+    """The records of the erasures that took groups of these records which would be shown."""
+    lacking = {row[0]: disclosure.groups.intersection(trail.absent(row[-1])) for row in rows}
+    said = erasures.of_records(session.connection(), (idx for idx, names in lacking.items() if names))
+    found = {by for idx, names in said.items() for name, by in names.items() if name in lacking[idx]}
+    if any(by >= size for by in found):
+        raise Unavailable("Records were erased while the package was written. Ask for it again.")
+    return found
+
+
+def _erasures(package: Package, engine: Engine, tree: AuditTree, size: int, summary: Summary) -> Iterator[bytes]:
+    """What those say, for a reader who is shown what records of erasures say."""
+    named = sorted(summary.erasures) if "remedy" in package.disclosure.groups else []
+    for place in range(0, len(named), _PAGE):
+        few = named[place : place + _PAGE]
+        with reading(engine) as session:
+            found = {each.idx: each for each in erasures.stored(session.connection(), after=few[0] - 1)}
+        for idx, proof in zip(few, tree.inclusions(few, size), strict=True):
+            each = found[idx]
+            yield _proved(idx, each.entry, each.commitments, package.disclosure.of(each.groups), proof)
+
+
+def _proved(
+    idx: int, entry: bytes, commitments: bytes, groups: Mapping[str, tuple[str, str]], proof: Sequence[bytes]
+) -> bytes:
+    """The line of a record."""
+    members = {
+        "index": idx,
+        "entry": note.encode_base64(bytes(entry)),
+        "commitments": note.encode_base64(bytes(commitments)),
+        "groups": stated_groups(groups),
+        "proof": [note.encode_base64(each) for each in proof],
+    }
+    return orjson.dumps(members) + b"\n"
 
 
 def _page(session: Session, tag: str, start: int, end: int) -> list[tuple[Any, ...]]:

@@ -53,6 +53,7 @@ class Summary:
         self.records = 0
         self.sets: set[str] = set()
         self.slices: set[bytes] = set()
+        self.erasures: set[int] = set()
         self._kinds: Counter[tuple[str, str]] = Counter()
         self._agents: Counter[str] = Counter()
         self._rows: list[Sequence[object]] = []

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.audit.verifier.log_proofs import NotProved, read_json
-from broker.audit.verifier.verify import MANIFEST, NAME, RECORD, Package
+from broker.audit.verifier.records import RECORD
+from broker.audit.verifier.verify import MANIFEST, NAME, Package
 from broker.errors import Malformed
 
 _MAX_SLICES = 4_096

@@ -13,11 +13,15 @@ from typing import Any
 
 import httpx2
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from broker.audit import verifier
-from broker.db.engine import execute
+from broker.audit.erasure import ranges
+from broker.audit.events import Kind
+from broker.audit.log import AuditLog, Step
+from broker.db.engine import execute, writing
 from broker.formats.note import NoteSigner, encode_base64
+from tests.audit.logs import event
 from tests.build import MODEL, OTHER_MODEL, RULE, Running, token_request
 
 CALLS = "/openai/v1/chat/completions"
@@ -78,12 +82,22 @@ def verified(package: Path, key: str, program: Path | None = None) -> tuple[int,
     return done.returncode, done.stdout
 
 
-def erase(connection: Connection, name: str, kind: str = "") -> None:
-    """Takes a group of every record, or of those of a kind, away, as an erasure leaves them."""
-    for idx, stored in list(execute(connection, "SELECT idx, groups FROM records WHERE ? IN ('', kind)", (kind,))):
+def take_away(connection: Connection, name: str, kind: str = "") -> list[int]:
+    """Takes a group of every record, or of those of a kind, out of the database; gives the records."""
+    found = list(execute(connection, "SELECT idx, groups FROM records WHERE ? IN ('', kind) ORDER BY idx", (kind,)))
+    for idx, stored in found:
         groups = json.loads(bytes(stored))
         groups.pop(name, None)
         execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (json.dumps(groups).encode(), idx))
+    return [idx for idx, _ in found]
+
+
+async def erase(log: AuditLog, engine: Engine, name: str, kind: str = "") -> None:
+    """The same, as an erasure leaves it: on record."""
+    with writing(engine) as connection:
+        indices = take_away(connection, name, kind)
+    remedy = {"groups": [name], "records": ranges(indices), "count": len(indices), "inputs": 0, "why": "test"}
+    await log.record(Step((event("operator:admin", Kind.RECORDS_ERASED, remedy=remedy),)))
 
 
 def signed_again(package: Path, signer: NoteSigner | None = None) -> str:

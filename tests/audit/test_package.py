@@ -10,20 +10,26 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from html.parser import HTMLParser
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from broker.audit import package as packages
 from broker.audit import verifier
-from broker.db.engine import execute, writing
+from broker.audit.disclosure import WHOLE
+from broker.db.engine import execute, reading, writing
+from broker.errors import Unavailable
 from broker.formats import checkpoint, succession
 from broker.formats.note import NoteSigner, encode_base64
 from broker.formats.succession import Succession
-from tests.audit.packages import erase, fetched, live, signed_again, unpacked, verified
+from broker.policy import active
+from tests.audit.packages import erase, fetched, live, signed_again, take_away, unpacked, verified
 from tests.build import AGENT, running
 from tests.fakes import FakeClock
 
@@ -150,10 +156,10 @@ def test_no_byte_of_a_file_can_be_altered(made: Made, package: Path) -> None:
     policies = sorted(package.glob("policies/*/*"))
     for file in [*sorted(p for p in package.iterdir() if p.is_file()), policies[0]]:
         good = file.read_bytes()
-        for place in {0, len(good) // 2, len(good) - 1}:
+        for place in {0, len(good) // 2, len(good) - 1} if good else ():
             file.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
             assert verified(package, made.key)[0] == 1, f"{file.name}, byte {place}"
-        file.write_bytes(good[:-1])
+        file.write_bytes(good[:-1] or b"more")
         assert verified(package, made.key)[0] == 1, f"{file.name}, cut"
         file.unlink()
         assert verified(package, made.key)[0] == 1, f"{file.name}, gone"
@@ -312,20 +318,51 @@ async def test_a_package_is_proved_under_a_key_that_was_followed(tmp_path: Path)
 
 
 async def test_what_was_erased_is_not_in_the_package_and_the_rest_is_proved(tmp_path: Path) -> None:
-    """A group whose salt and content are gone counts as not shown."""
+    """A group whose salt and content are gone counts as erased: the package brings the record that says so."""
     async with running(tmp_path) as run:
         admin = await live(run)
         before = unpacked(await fetched(admin), tmp_path / "before")
-        with writing(run.broker.engine) as connection:
-            erase(connection, "for_whom")
+        run.whole_records = False  # no erasure of this kind reaches records of the day
+        await erase(run.broker.audit, run.broker.engine, "for_whom")
+        run.broker.tree.integrate()
         after = unpacked(await fetched(admin), tmp_path / "after")
+        of_agent = unpacked(await fetched(admin, agent=AGENT), tmp_path / "agent")
         key = run.broker.log_key
-    hidden = [await asyncio.to_thread(verified, package, key) for package in (before, after)]
-    assert [code for code, _ in hidden] == [0, 0]
-    counts = [int(re.findall(r"not shown +(\d+)", said)[0]) for _, said in hidden]
-    assert counts[0] == 0 < counts[1]
+    said = [await asyncio.to_thread(verified, package, key) for package in (before, after, of_agent)]
+    assert [code for code, _ in said] == [0, 0, 0], said
+    counts = [int(re.findall(r"not shown +0 groups withheld, (\d+) erased", text)[0]) for _, text in said]
+    assert counts[0] == 0 < counts[2] < counts[1]
     assert "team-data" in (before / "records.jsonl").read_text()
-    assert '"for_whom"' not in (after / "records.jsonl").read_text()
+    assert '"for_whom"' not in (after / "records.jsonl").read_text().rsplit("\n", 6)[0]
+    assert [len((p / "erasures.jsonl").read_bytes().splitlines()) for p in (before, after, of_agent)] == [0, 1, 1]
+
+
+async def test_a_group_that_was_taken_away_is_no_erased_one(tmp_path: Path) -> None:
+    """Without a record that says so, the package is not proved, and the record and its groups are named."""
+    async with running(tmp_path) as run:
+        admin = await live(run)
+        run.whole_records = False
+        with writing(run.broker.engine) as connection:
+            (index,) = take_away(connection, "decision", "ChangeActivated")[:1]
+            take_away(connection, "what", "ChangeActivated")
+        package, key = unpacked(await fetched(admin), tmp_path / "package"), run.broker.log_key
+    code, said = await asyncio.to_thread(verified, package, key)
+    assert code == 1
+    assert f"record {index}: decision, what are missing, and no record of an erasure says so" in said
+
+
+async def test_what_is_erased_meanwhile_ends_the_package_in_the_middle(tmp_path: Path) -> None:
+    """No checkpoint of the package covers the record that says so; whoever asks again gets a whole one."""
+    async with running(tmp_path) as run:
+        admin = await live(run)
+        run.whole_records = False
+        await erase(run.broker.audit, run.broker.engine, "for_whom")
+        with reading(run.broker.engine) as session:
+            begun = packages.begin(session, run.broker.tree, packages.Scope(), "", WHOLE, now=run.clock.now())
+        with pytest.raises(Unavailable, match="Records were erased while the package was written"):
+            b"".join(packages.written(begun, run.broker.engine, run.broker.tree, active.texts))
+        run.broker.tree.integrate()
+        assert zipfile.ZipFile(BytesIO(await fetched(admin))).testzip() is None
 
 
 def test_no_record_is_left_out_at_the_log_s_beginning(made: Made, tmp_path: Path) -> None:
@@ -351,8 +388,9 @@ async def test_a_record_whose_time_was_erased_is_in_the_package_of_its_day(tmp_p
     """Its time is kept to the day alone, so it cannot be told from one that was made since."""
     async with running(tmp_path) as run:
         admin = await live(run)
+        run.whole_records = False
         with writing(run.broker.engine) as connection:
-            erase(connection, "request")
+            take_away(connection, "request")
             at = float(execute(connection, "SELECT at FROM records WHERE idx = 3").scalar() or 0)
             day = at // _DAY_S * _DAY_S
             execute(connection, "UPDATE records SET at = ? WHERE idx = 3", (day,))

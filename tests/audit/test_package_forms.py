@@ -25,24 +25,25 @@ from sqlalchemy import Engine
 
 from broker.audit import package as packages
 from broker.audit.disclosure import WHOLE
-from broker.audit.events import Event
+from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.package import Scope
 from broker.audit.tree import AuditTree
 from broker.audit.verifier import verify
-from broker.db.engine import reading
+from broker.db.engine import reading, writing
 from broker.formats.note import NoteSigner
 from broker.policy.decided import cut
 from broker.policy.request import Entity
 from tests import databases
 from tests.audit.logs import AT, event, open_log, signed_by
-from tests.audit.packages import signed_again, signed_as_it_is, unpacked
+from tests.audit.packages import signed_again, signed_as_it_is, take_away, unpacked
 from tests.cli.running import Person
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 SET = {"schema.cedarschema": "entity A;\n", "a.cedar": ""}
 SET_HASH = "3b" * 32
 ALICE = cut(("Agent", "alice"), ("Broker", "this"), [Entity(("Agent", "alice")), Entity(("Broker", "this"))])
+_JSON = ["manifest.json", "log-keys.json", "records.jsonl", "erasures.jsonl", "entities.jsonl"]
 _DEEP = "[" * 100_000 + "]" * 100_000
 
 
@@ -50,16 +51,29 @@ def _of(agent: str = "alice", **groups: Any) -> Event:
     return event(agent, **{"who": {"agent": agent}, "request": {"source": "s"}, **groups})
 
 
+def _erased(records: list[list[int]], *groups: str, kind: Kind = Kind.RECORDS_ERASED) -> tuple[Event, ...]:
+    """The record of an erasure of `posture`, and of what follows it."""
+    return (_of("operator:eve", kind=kind, remedy={"groups": ["posture", *groups], "records": records}),)
+
+
 def _decided(**members: Any) -> dict[str, Any]:
     return {"outcome": "permit", "action": "call", "set": SET_HASH, "entities": ALICE.digest, **members}
 
 
-def _package(engine: Engine, folder: Path, *events: Event, scope: Scope | None = None) -> Path:
-    """The package of a log of these events, of a maker who says what they like."""
+def _package(
+    engine: Engine, folder: Path, *events: Event, scope: Scope | None = None, kind_taken: Kind | None = None
+) -> Path:
+    """The package of a log of these events, of a maker who says what they like.
+
+    Of records of the kind `kind_taken`, the group `posture` is taken away before it is written.
+    """
     log = open_log(engine, folder)
     asyncio.run(_record(log, events))
     tag = log.tag(scope.agent) if scope and scope.agent else ""
     log.close()
+    if kind_taken:
+        with writing(engine) as connection:
+            take_away(connection, "posture", kind_taken)
     tree = AuditTree(engine, signed_by(SIGNER))
     tree.integrate()
     with reading(engine) as session:
@@ -90,10 +104,11 @@ class Whole:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """A package that no test changes; three records, of which one names a set and entities."""
+    """A package that no test changes; one record names a set and entities, of one a group was erased."""
     folder = tmp_path_factory.mktemp("whole")
     engine = databases.open_database(folder, migrated=True)
-    made = _package(engine, folder, _of(), _of(decision=_decided(), inputs=(ALICE,)), _of("bob"))
+    decided = _of(decision=_decided(), inputs=(ALICE,))
+    made = _package(engine, folder, _of(), decided, _of("bob"), *_erased([[0, 2]]), kind_taken=Kind.CALL_REFUSED)
     engine.dispose()
     shutil.rmtree(made / "policies" / SET_HASH)  # a set of the test's has not the hash that the record names
     assert _said(made, signed_again(made, SIGNER))[0] == 0
@@ -154,7 +169,9 @@ def _check(package: Path, key: str, told: str, *members: object) -> None:
     assert "cannot be read" not in lines[1], lines
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "log-keys.json", "records.jsonl", "entities.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "log-keys.json", "records.jsonl", "erasures.jsonl", "entities.jsonl"]
+)
 def test_every_member_of_every_file_has_one_form(whole: Whole, package: Path, name: str) -> None:
     """Another type, a number out of bounds, half a character, a member too many or few: both are named."""
     first, *others = (package / name).read_text().splitlines(keepends=name.endswith("l")) or [""]
@@ -172,7 +189,9 @@ def test_every_member_of_every_file_has_one_form(whole: Whole, package: Path, na
         _check(package, key, f"{name}, line 1" if name.endswith("l") else name, *(p for p in path[-1:] if p != 0))
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "log-keys.json", "records.jsonl", "entities.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "log-keys.json", "records.jsonl", "erasures.jsonl", "entities.jsonl"]
+)
 @pytest.mark.parametrize(
     "text",
     [
@@ -236,6 +255,39 @@ def test_what_a_record_committed_to_is_looked_at(
 
 
 @pytest.mark.parametrize(
+    ("erasures", "problem"),
+    [
+        ((), "record 0: posture are missing, and no record of an erasure says so"),
+        (_erased([[0, 0]]), ""),
+        (_erased([[0, 0]], "nothing"), ""),
+        (_erased([]), "record 0: posture are missing"),
+        (_erased([[0, 1]]), "record 1, remedy: no range of records before it: [0, 1]"),
+        (_erased([[1, 0]]), "record 1, remedy: no range of records before it: [1, 0]"),
+        (_erased([[0]]), "record 1, remedy: no range of records before it: [0]"),
+        (_erased([[0, 0]], kind=Kind.CHANGE_REFUSED), "record 1, remedy: the record is of no erasure"),
+        ((_of("eve", kind=Kind.RECORDS_ERASED),), "record 1, remedy"),
+    ],
+)
+def test_a_group_is_erased_if_a_record_of_an_erasure_says_so(
+    engine: Engine, tmp_path: Path, erasures: tuple[Event, ...], problem: str
+) -> None:
+    """It covers records before it, and says so itself; the maker of a package has no other to bring."""
+    made = _package(engine, tmp_path, _of(), *erasures, kind_taken=Kind.CALL_REFUSED)
+    lines = (made / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (made / "erasures.jsonl").write_bytes(b"".join(lines[1:]))
+    code, said = _said(made, signed_again(made, SIGNER))
+    assert code == bool(problem), said
+    assert problem in "\n".join(said)
+
+
+def test_the_record_of_an_erasure_is_never_erased(engine: Engine, tmp_path: Path) -> None:
+    """Another one that says so counts for nothing."""
+    made = _package(engine, tmp_path, _of(), *_erased([[0, 0]]), *_erased([[0, 1]]), kind_taken=Kind.RECORDS_ERASED)
+    code, said = _said(made)
+    assert (code, "record 1: posture are missing" in "\n".join(said)) == (1, True)
+
+
+@pytest.mark.parametrize(
     ("who", "decision", "problem"),
     [
         ("alice", _decided(), ""),
@@ -276,7 +328,7 @@ def test_a_period_without_bounds_is_the_whole_log(package: Path) -> None:
     """A maker cannot cut what no bound in time cuts; of one with bounds, it is said what is not proved."""
     manifest = json.loads((package / "manifest.json").read_text())
     lines = (package / "records.jsonl").read_text().splitlines(keepends=True)
-    for start, end, ms in ((1, 3, {"since_ms": 1}), (0, 2, {"until_ms": 2**42})):
+    for start, end, ms in ((1, 4, {"since_ms": 1}), (0, 3, {"until_ms": 2**42})):
         (package / "records.jsonl").write_text("".join(lines[start:end]))
         signed_again(package, SIGNER)
         told = json.loads((package / "manifest.json").read_text()) | {"range": [start, end]}
@@ -289,7 +341,7 @@ def test_a_period_without_bounds_is_the_whole_log(package: Path) -> None:
         code, said = _said(package, signed_as_it_is(package, json.dumps(told).encode(), SIGNER))
         assert code == 0, said
         assert "not proved  that no entry before or after these is of that time: ask for its neighbours" in said
-    for name, other in (("size", 4), ("log", "x"), ("root", "A" * 44), ("format", "x")):
+    for name, other in (("size", 5), ("log", "x"), ("root", "A" * 44), ("format", "x")):
         key = signed_as_it_is(package, json.dumps({**manifest, name: other}).encode(), SIGNER)
         _check(package, key, "manifest.json tells of another checkpoint")
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from broker.cli.package_files import check_whole, unpack
-from broker.db.engine import writing
 from broker.errors import Malformed
 from tests.audit.packages import erase, fetched, live, unpacked, verified
 from tests.build import running
@@ -144,8 +143,9 @@ async def test_what_was_erased_is_no_agreement(tmp_path: Path) -> None:
     """A decision group that is gone, and entities that are gone, are told as such; the package stays proved."""
     async with running(tmp_path) as run:
         admin = await live(run)
-        with writing(run.broker.engine) as connection:
-            erase(connection, "decision", "CallAdmitted")
+        run.whole_records = False  # no erasure of this kind reaches records of the day
+        await erase(run.broker.audit, run.broker.engine, "decision", "CallAdmitted")
+        run.broker.tree.integrate()
         package = unpacked(await fetched(admin), tmp_path / "package")
         key = run.broker.log_key
     assert (await asyncio.to_thread(verified, package, key))[0] == 0

@@ -16,10 +16,17 @@ _HEAD = re.compile(r'\A""".*?"""\n\nfrom __future__ import annotations\n', re.DO
 
 @cache
 def text() -> bytes:
-    """The program, as packages bring it: where it imports a part of its own, the part stands instead."""
-    place = files(__package__)
+    """The program, as packages bring it: where a part of its own is imported first, it stands instead."""
+    place, seen = files(__package__), set[str]()
 
     def part(found: re.Match[str]) -> str:
-        return _HEAD.sub("", place.joinpath(f"{found[1]}.py").read_text("utf-8")).lstrip("\n") + "\n\n"
+        name = found[1]
+        if name in seen:
+            return ""
+        seen.add(name)
+        return _HEAD.sub("", whole(name)).lstrip("\n") + "\n\n"
 
-    return _IMPORT.sub(part, place.joinpath("verify.py").read_text("utf-8")).encode()
+    def whole(name: str) -> str:
+        return _IMPORT.sub(part, place.joinpath(f"{name}.py").read_text("utf-8"))
+
+    return whole("verify").encode()

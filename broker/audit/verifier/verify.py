@@ -10,8 +10,9 @@ What is checked, in this order:
 1. The checkpoint is signed by the key, or by one that it leads to by statements that both keys signed.
 2. The same key signed the digest of manifest.json; every file is as the manifest lists it, and there is no other.
 3. Every record is in the tree of that checkpoint (RFC 6962), and what is shown of it is what it committed to.
-4. No entry of the range, and no running number of an agent in it, is left out.
-5. Policies and entities have the digests under which records name them.
+4. What is not shown of a record was withheld, as the manifest says, or erased, as a record of an erasure says.
+5. No entry of the range, and no running number of an agent in it, is left out.
+6. Policies and entities have the digests under which records name them.
 
 Exit code: 0 if all of it holds, 1 if anything does not, 2 for wrong usage.
 """
@@ -43,64 +44,30 @@ from broker.audit.verifier.log_proofs import (
     parted,
     reached,
     read_json,
-    root_from,
-    root_of,
     sha256,
-    unbase64,
 )
+from broker.audit.verifier.records import GROUPS, RECORD, Erased, check_record
 
-GROUPS = ["who", "for_whom", "what", "decision", "request", "posture", "remedy"]
 PACKAGE = "evidence-package v1"
 EVIDENCE = "evidence:"  # whose decision an enrolment is; no agent has such a name
 NAME = re.compile(
-    r"checkpoint|log-keys\.json|(?:records|entities)\.jsonl|index\.html|verify\.py|manifest\.(?:json|note)"
+    r"checkpoint|log-keys\.json|(?:records|erasures|entities)\.jsonl|index\.html|verify\.py|manifest\.(?:json|note)"
     r"|policies/[0-9a-f]{64}/(?:schema\.cedarschema|[a-z0-9_-]{1,64}\.cedar)"
 )
 LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is read whole
 
 # What JSON texts hold, as `check_shape` reads it.
-ENTRY = {"agent_tag": str, "kind": str, "root": str, "seq": int, "v": int}
-RECORD = {
-    "index": int, "entry": str, "commitments": str, "groups": {"": {"salt": str, "content": str}}, "proof": [str],
-}  # fmt: skip
 SLICE = {"principal": {"type": str, "id": str}, "resource": {"type": str, "id": str}, "entities": Any, "context?": Any}
-CONTENTS = {"who": {"agent?": str, "": Any}, "request": {"at_ms?": int, "": Any}}
 MANIFEST = {
     "format": str, "log": str, "size": int, "root": str, "made_at_ms": int, "range": [int], "records": int,
     "scope": {"since_ms": MAYBE, "until_ms": MAYBE, "agent": str},
-    "files": [{"path": str, "sha256": str, "bytes": int}],
+    "withheld": [str], "files": [{"path": str, "sha256": str, "bytes": int}],
 }  # fmt: skip
 
 
 def plain(value: object) -> str:
     """A text that a terminal shows and does not act on."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
-
-
-def check_record(record: Any, size: int, root: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entry and the shown groups of one record, once it is proved."""
-    where = f"record {record['index']}"
-    raw, path = (
-        unbase64(record["entry"], f"{where}, entry"),
-        [unbase64(p, f"{where}, proof", 32) for p in record["proof"]],
-    )
-    if root_from(record["index"], size, sha256(b"\0", raw), path) != root:
-        raise NotProved(f"{where} is not in the log at this place: the entry or its proof was altered")
-    entry = read_json(raw, f"{where}, entry", ENTRY)
-    if json.dumps(entry, sort_keys=True, separators=(",", ":")).encode() != raw or entry["v"] != 1:
-        raise NotProved(f"{where}: the entry is of another form than this program knows")
-    stated = unbase64(record["commitments"], f"{where}, commitments", 32 * len(GROUPS))
-    commitments = [stated[at : at + 32] for at in range(0, len(stated), 32)]
-    if root_of(commitments).hex() != entry["root"]:
-        raise NotProved(f"{where}: the commitments are not those of the entry")
-    groups = {}
-    for name, shown in record["groups"].items():
-        content, salt = shown["content"].encode(), unbase64(shown["salt"], f"{where}, salt", 16)
-        found = sha256(b"\0", name.encode(), b"\0", salt, content)
-        if name not in GROUPS or found != commitments[GROUPS.index(name)]:
-            raise NotProved(f"{where}: the group {name} is not what the entry committed to")
-        groups[name] = read_json(content, f"{where}, {name}", CONTENTS.get(name, {"": Any})) if content else {}
-    return entry, groups
 
 
 class Package:
@@ -169,8 +136,19 @@ class Findings:
         self.problems: list[str] = []
         self.sets: set[str] = set()
         self.slices: dict[bytes, dict[str | None, int]] = {}  # by digest: whose decisions, and one record of each
-        self.records = self.withheld = self.named = 0
+        self.records = self.withheld = self.erased = self.untold = self.named = 0
         self.times: list[int] = []
+
+    def note_absent(self, index: int, absent: set[str], withheld: set[str], erased: set[str]) -> None:
+        """Why groups of a record are not shown: withheld, or erased; or nobody says why, which hides something."""
+        self.withheld += len(absent & withheld)
+        gone = (absent - withheld) & erased
+        self.erased += len(gone)
+        left = sorted(absent - withheld - gone)
+        if "remedy" in withheld:
+            self.untold += len(left)
+        elif left:
+            self.problems.append(f"record {index}: {', '.join(left)} are missing, and no record of an erasure says so")
 
     def note_named(self, index: int, decision: dict[str, Any], agent: str | None) -> None:
         """Which sets and entities a decision names, in itself and in those within it, and whose they are."""
@@ -215,11 +193,14 @@ def check_records(package: Package, manifest: Any, head: Head, found: Findings) 
     bounds, scope = manifest["range"], manifest["scope"]
     start, end, agent = bounds[0] if bounds else 0, bounds[-1] if bounds else 0, scope["agent"]
     numbers: dict[str, int] = {}
-    expected = start
+    expected, withheld = start, set(manifest["withheld"])
     if len(bounds) != 2 or not start < end <= size:
         raise NotProved("manifest.json, range: the range of the package is empty, or reaches beyond the log")
     if (scope["since_ms"] is None and start) or (scope["until_ms"] is None and end != size):
         raise NotProved("manifest.json, range: without a bound in time, it begins and ends with the log")
+    erased = Erased()
+    for where, line in package.lines("erasures.jsonl"):
+        erased.add(read_json(line, where, RECORD), size, root)
     for where, line in package.lines("records.jsonl"):
         record = read_json(line, where, RECORD)
         entry, groups = check_record(record, size, root)
@@ -236,7 +217,8 @@ def check_records(package: Package, manifest: Any, head: Head, found: Findings) 
         numbers[tag], expected = number, index + 1
         found.records += 1
         found.named += bool(who)
-        found.withheld += len(GROUPS) - len(groups)
+        absent = GROUPS.keys() - groups.keys()
+        found.note_absent(index, absent, withheld, erased.of(index, entry["kind"], absent))
         found.note_named(index, groups.get("decision", {}), who.get("agent"))
         if "at_ms" in groups.get("request", {}):
             found.times = [*found.times[:1], groups["request"]["at_ms"]]
@@ -311,7 +293,7 @@ def verify(path: Path, pinned: Key) -> list[str]:
         f"manifest    signed by the same key; lists {len(manifest['files'])} files",
         f"records     {found.records} of the entries {start} to {end - 1}, each proved to be in the log",
         f"times       {' to '.join(map(moment, found.times))}, as the broker's clock said",
-        f"not shown   {found.withheld} groups of records (withheld or erased)",
+        f"not shown   {found.withheld} groups withheld, {found.erased} erased, each as a record of an erasure says",
         f"gaps        {sum(p.startswith('gap') for p in found.problems) or 'none'}",
         f"inputs      {sets} policy sets ({no_sets} not here), {slices} entity slices ({no_slices} not here)",
         *(f"not proved  {each}" for each in unproved(scope, found)),
@@ -322,6 +304,8 @@ def verify(path: Path, pinned: Key) -> list[str]:
 
 def unproved(scope: Any, found: Findings) -> Iterator[str]:
     """What somebody could take for proved, and is the broker's word."""
+    if found.untold:
+        yield f"that {found.untold} more groups were erased: the records of erasures are withheld too"
     if scope["since_ms"] is not None or scope["until_ms"] is not None:
         yield "that no entry before or after these is of that time: ask for its neighbours"
     if scope["agent"]:
