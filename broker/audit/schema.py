@@ -300,6 +300,12 @@ def document(kind: Kind) -> dict[str, Any]:
     return SCHEMAS[kind].document(kind)
 
 
+def tells(kind: str, group: str, member: str) -> bool:
+    """Whether each record of a kind tells this member; a kind that is not known is one of which nothing is known."""
+    schema = SCHEMAS.get(kind)  # type: ignore[call-overload]  # a text is a key that may be there
+    return schema is not None and member in schema.groups.get(group, {})
+
+
 @cache
 def digest() -> str:
     """The SHA-256 of all schemas, as `BrokerStarted` names it."""

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from broker.audit.verifier.log_proofs import NotProved, read_json
-from broker.audit.verifier.records import RECORD
+from broker.audit.verifier.log_proofs import NotProved, read_json, unbase64
+from broker.audit.verifier.records import ENTRY, RECORD
 from broker.audit.verifier.verify import MANIFEST, NAME, Package
 from broker.errors import Malformed
 
@@ -84,13 +84,15 @@ def scope_agent(package: Package) -> str:
     return str(read_json(package.text("manifest.json").encode(), "manifest.json", MANIFEST)["scope"]["agent"])
 
 
-def records(package: Package) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each record's index and the groups that it shows: {} for one that it never had."""
+def records(package: Package) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Each record's index, its kind, and the groups that it shows: {} for one that it never had."""
     for where, line in package.lines("records.jsonl"):
         record = read_json(line, where, RECORD)
+        entry = read_json(unbase64(record["entry"], where), f"{where}, entry", ENTRY)
         contents = {name: shown["content"].encode() for name, shown in record["groups"].items()}
         yield (
             record["index"],
+            entry["kind"],
             {
                 name: read_json(content, f"{where}, {name}", {"": Any}) if content else {}
                 for name, content in contents.items()

@@ -75,8 +75,8 @@ def redecide(
         with package_files.opened(package) as opened:
             sets, slices = package_files.Sets(opened), package_files.Slices(opened)
             of = package_files.scope_agent(opened)
-            for index, groups in package_files.records(opened):
-                for found in redecide(groups.get("decision"), groups.get("who"), sets.compiled, slices.read, of=of):
+            for index, kind, groups in package_files.records(opened):
+                for found in redecide(kind, groups, sets.compiled, slices.read, of=of):
                     counts[found.verdict] += 1
                     if found.verdict is Verdict.UNDECIDED:
                         whys[found.why] += 1

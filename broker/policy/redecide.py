@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from broker.audit import schema
 from broker.errors import BrokerError, Malformed, PolicyInvalid
 from broker.policy.annotations import ENROL
 from broker.policy.decided import Slice, read_context
@@ -22,6 +23,9 @@ _NESTED = {"enrolment": ENROL, "operator": ""}
 
 _EVIDENCE = "evidence:"
 """Whose decision an enrolment is; no agent has such a name."""
+
+_RESOURCES = {"Audience": "resource", "Model": "model"}
+"""Members of a record's `what` that name what a decision was about, by the type of the resource."""
 
 UNKNOWN = "unknown"
 """Whose a record is that names no agent."""
@@ -46,8 +50,8 @@ class Redecided:
 
 
 def redecide(
-    decision: Mapping[str, Any] | None,
-    who: Mapping[str, Any] | None,
+    kind: str,
+    groups: Mapping[str, Mapping[str, Any]],
     set_of: Callable[[str], PolicySet | None],
     slice_of: Callable[[str], Slice | None],
     *,
@@ -56,56 +60,85 @@ def redecide(
     """Makes every decision of one record again.
 
     Args:
-        decision: its decision group; None if that is not shown.
-        who: its group of who acted, likewise: a decision that was made for somebody else is none of this record's.
+        kind: of the record: one that always tells what was asked is not decided where this one does not.
+        groups: what it shows, by name; {} for a group that it never had. Who acted, and on what, must be what the
+            decision was made for, or it is none of this record's.
         set_of: the compiled policy set of a hash, None if it is not at hand.
         slice_of: the entities of a digest, None if they are not at hand.
         of: the agent whose records these are said to be; "" for any.
     """
-    agent = str(who["agent"]) if who and "agent" in who else None
-    if of and agent is not None and (agent or UNKNOWN) != of:
-        yield Redecided("", Verdict.DIFFERS, f"recorded of {agent or UNKNOWN}, among the records of {of}")
+    record = _Record(groups.get("decision"), groups.get("who"), groups.get("what"))
+    if of and record.agent is not None and (record.agent or UNKNOWN) != of:
+        yield Redecided("", Verdict.DIFFERS, f"recorded of {record.agent or UNKNOWN}, among the records of {of}")
         return
+    decision = record.decision
     if decision is None:
         yield Redecided("", Verdict.UNDECIDED, "the decision is withheld or erased")
         return
-    whole = str(decision.get("set", ""))
     for name, action in _NESTED.items():
         if isinstance(decision.get(name), dict):
-            yield _one({"action": action, **decision[name]}, whole, agent, set_of, slice_of)
+            yield _one(record, {"action": action, **decision[name]}, set_of, slice_of)
     if "action" in decision:
-        yield _one(decision, whole, agent, set_of, slice_of)
-        return
-    if "inputs" in decision:
+        yield _one(record, decision, set_of, slice_of)
+    elif "inputs" in decision or any(
+        schema.tells(kind, "decision", member) and member not in decision for member in ("outcome", "action")
+    ):
         yield Redecided("", Verdict.UNDECIDED, "the record does not tell what was asked")
     elif "outcome" in decision and not any(name in decision for name in _NESTED):
         yield Redecided("", Verdict.NOT_ASKED, str(decision.get("reason", "")))
 
 
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What a record says of its decisions; None for what is not shown."""
+
+    decision: Mapping[str, Any] | None
+    who: Mapping[str, Any] | None
+    what: Mapping[str, Any] | None
+
+    @property
+    def agent(self) -> str | None:
+        """Who acted; None if the record does not show it."""
+        return str(self.who["agent"]) if self.who and "agent" in self.who else None
+
+    def other(self, slice: Slice, action: str) -> Redecided | None:
+        """What a decision comes to that was made for somebody or something else; None for one of this record."""
+        kind, id = slice.principal
+        was_of = {"Agent": id, "Operator": f"operator:{id}"}.get(kind, _EVIDENCE)
+        expected = _EVIDENCE if action == ENROL else self.agent
+        if expected is None:
+            return Redecided(action, Verdict.UNDECIDED, "whose decision it was is withheld or erased")
+        if was_of != expected:
+            named = expected if expected != _EVIDENCE else "evidence"
+            return Redecided(action, Verdict.DIFFERS, f"recorded of {named or 'nobody'}, decided for {kind} {id}")
+        kind, id = slice.resource
+        if (member := _RESOURCES.get(kind)) is None:
+            return None
+        if self.what is None:
+            return Redecided(action, Verdict.UNDECIDED, "what it was about is withheld or erased")
+        if (was_on := str(self.what.get(member, ""))) != id:
+            return Redecided(action, Verdict.DIFFERS, f"recorded of {was_on or 'nothing'}, decided for {kind} {id}")
+        return None
+
+
 def _one(
+    record: _Record,
     told: Mapping[str, Any],
-    whole: str,
-    agent: str | None,
     set_of: Callable[[str], PolicySet | None],
     slice_of: Callable[[str], Slice | None],
 ) -> Redecided:
     action = str(told.get("action", ""))
     if not told.get("entities"):
         return Redecided(action, Verdict.UNDECIDED, "its inputs were not declared")
+    whole = (record.decision or {}).get("set", "")
     try:
         slice, policies = slice_of(str(told["entities"])), set_of(str(told.get("set", whole)))
         if slice is None:
             return Redecided(action, Verdict.UNDECIDED, "its entities are missing or erased")
         if policies is None:
             return Redecided(action, Verdict.UNDECIDED, "its policy set is missing")
-        kind, id = slice.principal
-        was_of = {"Agent": id, "Operator": f"operator:{id}"}.get(kind, _EVIDENCE)
-        expected = _EVIDENCE if action == ENROL else agent
-        if expected is None:
-            return Redecided(action, Verdict.UNDECIDED, "whose decision it was is withheld or erased")
-        if was_of != expected:
-            named = expected if expected != _EVIDENCE else "evidence"
-            return Redecided(action, Verdict.DIFFERS, f"recorded of {named or 'nobody'}, decided for {kind} {id}")
+        if (other := record.other(slice, action)) is not None:
+            return other
         context = read_context(told["inputs"]) if "inputs" in told else slice.context
         request = Request(slice.principal, action, slice.resource, context)
         now = policies.decide(request, policies.prepare(slice.entities))

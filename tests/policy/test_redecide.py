@@ -14,6 +14,7 @@ from tests.policy.world import agent, call, extended, model, shipped_set
 
 ENDPOINT = Entity(("Endpoint", "openai"), {"wire": "openai"})
 MINE = {"agent": "triage"}
+THAT = {"model": model().uid[1]}
 FORBIDS = '@id("stop") forbid (principal, action == Action::"call", resource);'
 
 
@@ -32,11 +33,15 @@ def _again(
     slices: dict[str, bytes],
     *sets: PolicySet,
     who: dict[str, Any] | None = MINE,
+    what: dict[str, Any] | None = THAT,
     of: str = "",
+    kind: str = "OperatorRefused",
 ) -> list[Redecided]:
     known = {each.hash: each for each in sets}
     read = {digest: read_slice(content) for digest, content in slices.items()}
-    return list(redecide(decision, who, known.get, read.get, of=of))
+    shown = {"decision": decision, "who": who, "what": what}
+    groups = {name: group for name, group in shown.items() if group is not None}
+    return list(redecide(kind, groups, known.get, read.get, of=of))
 
 
 @pytest.mark.parametrize("status", ["active", "suspended"])
@@ -125,6 +130,41 @@ def test_a_refusal_before_the_policies_were_asked_is_counted_apart() -> None:
     (found,) = _again({"outcome": "deny", "reason": "invalid_scope", "set": "x"}, {})
     assert (found.verdict, found.why) == (Verdict.NOT_ASKED, "invalid_scope")
     assert _again({}, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "decision"),
+    [
+        ("TokenIssued", {"outcome": "permit"}),
+        ("CallAdmitted", {"outcome": "permit", "set": "x"}),
+        ("TrailRead", {}),
+        ("CallRefused", {}),
+        ("TokenRefused", {"reason": "x"}),
+    ],
+)
+def test_a_record_that_must_tell_what_was_asked_is_not_decided_without(kind: str, decision: dict[str, Any]) -> None:
+    """Of a kind that always tells it, one that does not could not be decided, and never counts as nothing."""
+    (found,) = _again(decision, {}, kind=kind)
+    assert (found.verdict, found.why) == (Verdict.UNDECIDED, "the record does not tell what was asked")
+
+
+@pytest.mark.parametrize(
+    ("what", "verdict", "why"),
+    [
+        ({"model": "openai/other"}, Verdict.DIFFERS, "recorded of openai/other, decided for Model "),
+        ({}, Verdict.DIFFERS, "recorded of nothing, decided for Model "),
+        (None, Verdict.UNDECIDED, "what it was about is withheld or erased"),
+    ],
+)
+def test_a_decision_on_something_else_is_none_of_this_record(
+    what: dict[str, Any] | None, verdict: Verdict, why: str
+) -> None:
+    """However well it follows from its inputs: about another model than the call was to; unknown is no yes."""
+    policies = shipped_set()
+    decision, slices = _recorded(policies, agent())
+    (found,) = _again(decision, slices, policies, what=what)
+    assert found.verdict is verdict
+    assert found.why.startswith(why)
 
 
 def test_a_refusal_without_a_reason_differs_where_the_policies_permit() -> None:
