@@ -171,16 +171,20 @@ def _forget(session: Session, indices: Sequence[int], names: Sequence[str]) -> b
 def find(session: Session, selection: Selection, agent_tag: str) -> Sequence[RecordRow]:
     """The next records of a selection, in the order of the log, at most `MAX_BATCH`; never those of an erasure.
 
+    A principal's running numbers grow as the index does, and stand in an index of the database in that order.
+
     Args:
         session: reads.
         selection: which.
         agent_tag: the principal's pseudonym: it stays where the name was erased.
     """
+    last = session.get(RecordRow, selection.after)
+    number = last.seq if last is not None and last.agent_tag == agent_tag else 0
     statement = (
         select(RecordRow)
-        .where(RecordRow.agent_tag == agent_tag, RecordRow.idx > selection.after, RecordRow.at < selection.before_s)
-        .where(RecordRow.kind != Kind.RECORDS_ERASED)
-        .order_by(col(RecordRow.idx))
+        .where(RecordRow.agent_tag == agent_tag, RecordRow.seq > number, RecordRow.idx > selection.after)
+        .where(RecordRow.at < selection.before_s, RecordRow.kind != Kind.RECORDS_ERASED)
+        .order_by(col(RecordRow.seq))
         .limit(MAX_BATCH)
     )
     return session.exec(statement).all()

@@ -36,6 +36,7 @@ from broker.audit.disclosure import Disclosure
 from broker.audit.erasure import DAY_S
 from broker.audit.package_page import Summary
 from broker.audit.ranges import stated_groups
+from broker.audit.search import bounds
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute, reading
 from broker.errors import NotFound, Unavailable
@@ -94,16 +95,19 @@ def begin(session: Session, tree: AuditTree, scope: Scope, tag: str, disclosure:
     head = tree.head()
     size = checkpoint.parse_unverified(head).size
     connection = session.connection()
-    # of a record whose time was erased the day is left: it may have been made since, and is in the package then
-    since, until = (None if ms is None else ms / 1000 for ms in (scope.since_ms, scope.until_ms))
     first: int | None = 0
     last: int | None = size - 1
-    if since is not None:
-        statement = "SELECT idx FROM records WHERE (at >= ? OR at = ?) AND idx < ? ORDER BY idx LIMIT 1"
-        first = execute(connection, statement, (since, since // DAY_S * DAY_S, size)).scalar()
-    if until is not None:
+    if scope.since_ms is not None:
+        # of a record whose time was erased the day is left: it may have been made since, and is in the package then
+        since = scope.since_ms / 1000
+        day = since // DAY_S * DAY_S
+        low, _ = bounds(connection, trail.Query(since_ms=int(day * 1000)))
+        statement = "SELECT idx FROM records WHERE (at >= ? OR at = ?) AND idx >= ? AND idx < ? ORDER BY idx LIMIT 1"
+        first = execute(connection, statement, (since, day, low, size)).scalar()
+    if scope.until_ms is not None:
+        _, high = bounds(connection, trail.Query(until_ms=scope.until_ms))
         statement = "SELECT idx FROM records WHERE at < ? AND idx < ? ORDER BY idx DESC LIMIT 1"
-        last = execute(connection, statement, (until, size)).scalar()
+        last = execute(connection, statement, (scope.until_ms / 1000, min(high, size))).scalar()
     if first is None or last is None or first > last or not _page(session, tag, first, last + 1):
         raise NotFound("No record fits that is under a checkpoint already. Ask for a longer time, or in a second.")
     return Package(scope, tag, head, first, last + 1, now, disclosure)
@@ -174,15 +178,15 @@ def _files(
 
 
 def _records(package: Package, engine: Engine, tree: AuditTree, size: int, summary: Summary) -> Iterator[bytes]:
-    after = package.start
+    after, number = package.start, 0
     while True:
         with reading(engine) as session:
-            rows = _page(session, package.tag, after, package.end)
+            rows = _page(session, package.tag, after, package.end, number)
             if not rows:
                 return
             summary.erasures |= _took(session, rows, package.disclosure, size)
         proofs = tree.inclusions([row[0] for row in rows], size)
-        for (idx, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):
+        for (idx, number, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):  # noqa: B007  the last one goes on
             groups = package.disclosure.of(stored)
             summary.add(idx, kind, package.disclosure.column("agent", agent), at, groups)
             yield _proved(idx, entry, commitments, groups, proof)
@@ -225,10 +229,11 @@ def _proved(
     return orjson.dumps(members) + b"\n"
 
 
-def _page(session: Session, tag: str, start: int, end: int) -> list[tuple[Any, ...]]:
-    columns = "idx, kind, agent, at, entry, commitments, groups"
-    whose, parameters = ("AND agent_tag = ?", (tag,)) if tag else ("", ())
-    statement = f"SELECT {columns} FROM records WHERE idx >= ? AND idx < ? {whose} ORDER BY idx LIMIT {_PAGE}"  # noqa: S608  columns and clause are constants here
+def _page(session: Session, tag: str, start: int, end: int, number: int = 0) -> list[tuple[Any, ...]]:
+    """The next records of the range; of one agent, those behind its running number, which grows as the index does."""
+    columns = "idx, seq, kind, agent, at, entry, commitments, groups"
+    whose, parameters = ("AND agent_tag = ? AND seq > ? ORDER BY seq", (tag, number)) if tag else ("ORDER BY idx", ())
+    statement = f"SELECT {columns} FROM records WHERE idx >= ? AND idx < ? {whose} LIMIT {_PAGE}"  # noqa: S608  columns and clause are constants here
     return [tuple(row) for row in execute(session.connection(), statement, (start, end, *parameters))]
 
 

@@ -87,7 +87,7 @@ def indices(session: Session, query: Query) -> list[int]:
     """The indices of one page of records that fit."""
     connection = session.connection()
     limit = min(max(query.limit, 1), MAX_PAGE)
-    low, high = _bounds(connection, query)
+    low, high = bounds(connection, query)
     rest, values = _rest(query)
     found: list[int] = []
     seeks = list(_seeks(connection, query))
@@ -108,7 +108,7 @@ def indices(session: Session, query: Query) -> list[int]:
     return found
 
 
-def _bounds(connection: Connection, query: Query) -> tuple[int, int]:
+def bounds(connection: Connection, query: Query) -> tuple[int, int]:
     """The range of indices outside of which no record fits."""
     low, high = 0, MAX_INDEX if query.below is None else query.below
     if query.after is not None:
