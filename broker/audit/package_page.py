@@ -11,6 +11,8 @@ from typing import Any
 
 import orjson
 
+from broker.audit.inputs import KEEPING
+
 _ROWS = 500
 """Records shown one by one, and agents counted one by one."""
 
@@ -63,7 +65,7 @@ class Summary:
         """Counts one record; `groups` is (salt, content) by name, as it is stored."""
         shown = {name: orjson.loads(content) for name, (_, content) in groups.items() if content}
         decision, what = shown.get("decision", {}), shown.get("what", {})
-        self._note_named(decision)
+        self._note_named(decision, keeps=groups.keys() >= KEEPING)
         self.records += 1
         self._times = [min(at, *self._times), max(at, *self._times)] if self._times else [at, at]
         outcome = str(decision.get("outcome", ""))
@@ -99,14 +101,14 @@ class Summary:
         ]
         return _PAGE.format(log=escape(str(manifest["log"])), tables="\n".join(tables)).encode()
 
-    def _note_named(self, decision: Mapping[str, Any]) -> None:
-        """Which sets and entities a decision names, in itself and in the decisions within it."""
+    def _note_named(self, decision: Mapping[str, Any], *, keeps: bool) -> None:
+        """Which sets a decision names, in itself and in those within it; and which entities, if the record keeps any."""
         for told in (decision, decision.get("enrolment"), decision.get("operator")):
             if isinstance(told, dict):
                 set, entities = (str(told.get(name, "")) for name in ("set", "entities"))
                 if _DIGEST.fullmatch(set):
                     self.sets.add(set)
-                if _DIGEST.fullmatch(entities):
+                if keeps and _DIGEST.fullmatch(entities):
                     self.slices.add(bytes.fromhex(entities))
 
 

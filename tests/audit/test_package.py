@@ -29,11 +29,12 @@ from broker.formats import checkpoint, succession
 from broker.formats.note import NoteSigner, encode_base64
 from broker.formats.succession import Succession
 from broker.policy import active
-from tests.audit.packages import erase, fetched, live, signed_again, take_away, unpacked, verified
-from tests.build import AGENT, running
+from tests.audit.packages import call, erase, fetched, live, signed_again, take_away, unpacked, verified
+from tests.build import AGENT, MODEL, running
 from tests.fakes import FakeClock
 
 _DAY_S = 86_400
+_SLICES = "entities.jsonl"
 
 
 @dataclass(frozen=True)
@@ -418,6 +419,30 @@ async def test_the_package_of_an_agent_whose_name_was_erased_has_no_gap(tmp_path
     assert len(records) > 5
     assert not any({"who", "decision"} & each["groups"].keys() for each in records)
     assert (package / "entities.jsonl").read_bytes() == b""
+
+
+async def test_no_entities_tell_what_was_erased_of_a_record(tmp_path: Path) -> None:
+    """Though its decision is left and names them, and a newer record of the agent still keeps them."""
+    async with running(tmp_path, clock=FakeClock()) as run:
+        admin = await live(run)
+        more = """@id("erases") permit (principal == Operator::"admin", action == Action::"erase", resource);"""
+        await run.apply({"policies": {"erase.cedar": more}}, admin)
+        until_ms = int(run.clock.now() * 1000) + 1
+        run.clock.advance(2 * _DAY_S)  # type: ignore[attr-defined]  # it is the one above
+        admin = await run.operator()
+        await call(run, MODEL, 200)
+        run.broker.tree.integrate()
+        scope = {"agent": AGENT, "until_ms": until_ms}
+        assert b"team-data" in (unpacked(await fetched(admin, **scope), tmp_path / "before") / _SLICES).read_bytes()
+        what = {"agent": AGENT, "groups": ["who", "for_whom"], "why": "test", "before_ms": until_ms}
+        assert (await admin.post("/api/v1/audit/erase", json=what)).status_code == 200
+        run.broker.tree.integrate()
+        package, key = unpacked(await fetched(admin, **scope), tmp_path / "package"), run.broker.log_key
+        now = unpacked(await fetched(admin, agent=AGENT), tmp_path / "now")
+    code, said = await asyncio.to_thread(verified, package, key)
+    assert code == 0, said
+    assert (package / _SLICES).read_bytes() == b""
+    assert b"team-data" in (now / _SLICES).read_bytes()
 
 
 class _Page(HTMLParser):
