@@ -102,7 +102,7 @@ class Summary:
         return _PAGE.format(log=escape(str(manifest["log"])), tables="\n".join(tables)).encode()
 
     def _note_named(self, decision: Mapping[str, Any], *, keeps: bool) -> None:
-        """Which sets a decision names, in itself and in those within it; and which entities, if the record keeps any."""
+        """Which sets a decision names, in itself and in those within it, and the entities if the record keeps them."""
         for told in (decision, decision.get("enrolment"), decision.get("operator")):
             if isinstance(told, dict):
                 set, entities = (str(told.get(name, "")) for name in ("set", "entities"))

@@ -201,10 +201,17 @@ class Watch:
     def _check(self, records: Records, tree: TiledTree, stated: object) -> list[Alarm]:
         found = records.check(tree, stated)
         alarms = [Alarm("number_gap", found.gap, {"index": found.index})] if found.gap else []
-        decision = found.groups("decision").get("decision")
+        try:
+            groups = found.groups()
+        except (
+            Malformed
+        ) as error:  # it was committed to as it is, so it is proved, and the next one is not to be missed
+            told = f"Record {found.index} holds what nobody can read: {error.detail}"
+            return [*alarms, Alarm("record_invalid", told, {"index": found.index})]
+        decision = groups.get("decision")
         outcome = str(decision.get("outcome", "")) if isinstance(decision, dict) else ""
         if self._sought.fits(found.entry.kind, outcome):
-            more = {"index": found.index, "kind": found.entry.kind, "outcome": outcome, "groups": found.groups()}
+            more = {"index": found.index, "kind": found.entry.kind, "outcome": outcome, "groups": groups}
             alarms.append(Alarm("event", f"Record {found.index}: {found.entry.kind} {outcome}".rstrip(), more))
         return alarms
 

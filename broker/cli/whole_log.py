@@ -116,14 +116,13 @@ class ProvedRecord:
     withheld: frozenset[str]
     gap: str
 
-    def groups(self, *names: str) -> dict[str, Any]:
-        """The groups of these names, or all that are shown."""
-        wanted = names or record.GROUPS
-        return {
-            name: canonical_json.parse(text, max_bytes=len(text))
-            for name, text in self.contents.items()
-            if text and name in wanted
-        }
+    def groups(self) -> dict[str, Any]:
+        """The groups that are shown, read.
+
+        Raises:
+            Malformed: one of them was committed to as what nobody can read.
+        """
+        return {name: canonical_json.parse(text, max_bytes=len(text)) for name, text in self.contents.items() if text}
 
 
 class Records:
@@ -148,7 +147,7 @@ class Records:
             ProofInvalid: the text names the index, and says what does not fit.
         """
         index = self.next
-        fields, disclosed = self._proved(tree, index, stated)
+        fields, disclosed, withheld = self._proved(tree, index, stated)
         self.next += 1
         before = self.last.get(fields.agent_tag, 0 if self._from_the_first else fields.seq - 1)
         self.last[fields.agent_tag] = fields.seq
@@ -158,9 +157,8 @@ class Records:
                 f"Record {index} has the number {fields.seq} of its agent ({fields.agent_tag}), and the one before has "
                 f"{before}: a record is missing between them, or was put in twice."
             )
-        withheld = stated.get("withheld", ()) if isinstance(stated, dict) else ()
         contents = {name: text for name, (_, text) in disclosed.items()}
-        return ProvedRecord(index, fields, contents, frozenset(map(str, withheld)), gap)
+        return ProvedRecord(index, fields, contents, withheld, gap)
 
     def erasures(self, tree: TiledTree, stated: Iterable[object]) -> Erasures:
         """What records of erasures cover, each verified as `check` does; they may stand anywhere in the tree.
@@ -171,9 +169,9 @@ class Records:
         found = Erasures()
         for each in stated:
             index = each.get("index") if isinstance(each, dict) else None
-            if not isinstance(index, int) or index >= tree.size:
+            if not isinstance(index, int) or not 0 <= index < tree.size:
                 continue  # not under this checkpoint, so it excuses nothing yet
-            fields, disclosed = self._proved(tree, index, each)
+            fields, disclosed, _ = self._proved(tree, index, each)
             if fields.kind == Kind.RECORDS_ERASED:
                 content = disclosed.get("remedy", (b"", b""))[1]
                 found.add(index, canonical_json.parse(content, max_bytes=len(content)) if content else None)
@@ -181,16 +179,16 @@ class Records:
 
     def _proved(
         self, tree: TiledTree, index: int, stated: object
-    ) -> tuple[record.Entry, dict[str, tuple[bytes, bytes]]]:
+    ) -> tuple[record.Entry, dict[str, tuple[bytes, bytes]], frozenset[str]]:
         try:
-            entry, commitments, disclosed = _parts(stated, index)
+            entry, commitments, disclosed, withheld = _parts(stated, index)
             if leaf_hash(entry) != self._leaf(tree, index):
                 raise ProofInvalid("it is not the one in the tree: it was altered or moved.")
             fields = record.parse_entry(entry)
             record.verify_groups(fields.root, commitments, disclosed)
         except (Malformed, ProofInvalid) as error:
             raise ProofInvalid(f"Record {index}: {error.detail}") from error
-        return fields, disclosed
+        return fields, disclosed, withheld
 
     def _leaf(self, tree: TiledTree, index: int) -> bytes:
         if index >= tree.size:
@@ -247,14 +245,15 @@ def kept_note(state: Path | None) -> str | None:
     return bundles.read(state).decode("utf-8", "replace") if state is not None and state.exists() else None
 
 
-def _parts(stated: object, index: int) -> tuple[bytes, bytes, dict[str, tuple[bytes, bytes]]]:
+def _parts(stated: object, index: int) -> tuple[bytes, bytes, dict[str, tuple[bytes, bytes]], frozenset[str]]:
     if not isinstance(stated, dict) or stated.get("index") != index:
         raise ProofInvalid("it is missing: the broker gives another one in its place.")
     try:
         groups = stated["groups"].items()
         disclosed = {name: (note.decode_base64(each["salt"]), each["content"].encode()) for name, each in groups}
-        return note.decode_base64(stated["entry"]), note.decode_base64(stated["commitments"]), disclosed
-    except (KeyError, TypeError, AttributeError) as error:
+        entry, commitments = note.decode_base64(stated["entry"]), note.decode_base64(stated["commitments"])
+        return entry, commitments, disclosed, frozenset(map(str, stated.get("withheld", ())))
+    except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
         raise Malformed("it has another shape than a record.") from error
 
 

@@ -12,6 +12,7 @@ import pytest
 from broker.cli.alarms import Alarm, Seen, Sought, Watch
 from broker.cli.public_log import PublicLog
 from broker.errors import ConfigurationError
+from broker.formats import note, record
 from broker.formats.note import NoteVerifier
 from tests.cli.running import BrokerProcess, Person
 from tests.cli.stand_in_log import StandInLog, leaf_of, made, serving
@@ -202,6 +203,26 @@ def test_gaps_and_records_of_no_tree_are_told_and_gone_behind(watched: Watched) 
     assert (alarm.what, alarm.more) == ("record_invalid", {"index": 302})
     assert watched.words() == ["number_gap"]
     assert watched.words() == []
+
+
+def test_a_record_that_nobody_can_read_hides_none_behind_it(watched: Watched) -> None:
+    """What it committed to is no JSON, so it is proved and told; the one behind it is verified, and told as sought."""
+    watched.records = True
+    watched.sought = Sought(frozenset({"LogKeyRotated"}), "")
+    assert watched.words() == []
+    salt, commitments = bytes(16), b"".join(record.commitment(name, bytes(16), b"{") for name in record.GROUPS)
+    watched.log.add(
+        {
+            "entry": note.encode_base64(record.entry("TokenIssued", "agent-0", 31, record.groups_root(commitments))),
+            "commitments": note.encode_base64(commitments),
+            "groups": {name: {"salt": note.encode_base64(salt), "content": "{"} for name in record.GROUPS},
+        }
+    )
+    watched.log.add(made("agent-1", 31, "LogKeyRotated"))
+    watched.log.sign()
+    unreadable, sought = watched.look()
+    assert (unreadable.what, unreadable.more) == ("record_invalid", {"index": 300})
+    assert (sought.what, sought.more["index"]) == ("event", 301)
 
 
 def test_records_that_are_withheld_are_told(watched: Watched) -> None:

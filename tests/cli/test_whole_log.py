@@ -181,6 +181,10 @@ def _alter(log: StandInLog, how: str) -> None:
         records[9], records[10] = {**records[10], "index": 9}, {**records[9], "index": 10}
     elif how == "shape":
         records[9] = {"index": 9, "entry": 5}
+    elif how == "character":
+        records[9]["groups"]["what"]["content"] = "\ud800"  # as JSON may say it
+    elif how == "withheld":
+        records[9]["withheld"] = 5
     else:
         del records[9:]
 
@@ -196,6 +200,8 @@ def _alter(log: StandInLog, how: str) -> None:
         ("inserted", "Record 9: it is not the one in the tree"),
         ("reordered", "Record 9: it is not the one in the tree"),
         ("shape", "Record 9: it has another shape"),
+        ("character", "Record 9: it has another shape"),
+        ("withheld", "Record 9: it has another shape"),
         ("truncated", "gives no record 9"),
     ],
 )
@@ -217,6 +223,17 @@ def test_a_withheld_group_changes_nothing(log: StandInLog) -> None:
     for stated in log.records:
         stated["withheld"] = ["what"]
     assert _checked(log, 0, 600) == 10
+
+
+@pytest.mark.parametrize("index", [-1, 600, "5", None])
+def test_an_erasure_of_no_place_in_the_tree_excuses_nothing(log: StandInLog, index: object) -> None:
+    """Whatever the broker says for one."""
+    del log.records[3]["groups"]["what"]
+    stated = {**log.records[0], "index": index}
+    with PublicLog(log.url) as public:
+        tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
+        with pytest.raises(ProofInvalid, match="Record 3: content and salt of what are missing"):
+            whole_log.check_records(tree, 0, 600, log.pages(0, 600), lambda _: None, lambda: [stated])
 
 
 def _checked(log: StandInLog, start: int, end: int) -> int:
