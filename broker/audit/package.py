@@ -186,11 +186,11 @@ def _records(package: Package, engine: Engine, tree: AuditTree, size: int, summa
                 return
             summary.erasures |= _took(session, rows, package.disclosure, size)
         proofs = tree.inclusions([row[0] for row in rows], size)
-        for (idx, number, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):  # noqa: B007  the last one goes on
+        for (idx, _, kind, agent, at, entry, commitments, stored), proof in zip(rows, proofs, strict=True):
             groups = package.disclosure.of(stored)
             summary.add(idx, kind, package.disclosure.column("agent", agent), at, groups)
             yield _proved(idx, entry, commitments, groups, proof)
-        after = rows[-1][0] + 1
+        after, number = rows[-1][0] + 1, rows[-1][1]
 
 
 def _took(session: Session, rows: Sequence[tuple[Any, ...]], disclosure: Disclosure, size: int) -> set[int]:

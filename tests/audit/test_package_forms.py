@@ -108,7 +108,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     folder = tmp_path_factory.mktemp("whole")
     engine = databases.open_database(folder, migrated=True)
     decided = _of(decision=_decided(), inputs=(ALICE,))
-    made = _package(engine, folder, _of(), decided, _of("bob"), *_erased([[0, 2]]), kind_taken=Kind.CALL_REFUSED)
+    bob = _of("bob", kind=Kind.CHANGE_REFUSED)
+    made = _package(engine, folder, _of(), decided, bob, *_erased([[2, 2]]), kind_taken=Kind.CHANGE_REFUSED)
     engine.dispose()
     shutil.rmtree(made / "policies" / SET_HASH)  # a set of the test's has not the hash that the record names
     assert _said(made, signed_again(made, SIGNER))[0] == 0

@@ -9,20 +9,23 @@ from typing import Any
 
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
-from broker.audit import erasure, search, trail, traits
+from broker.audit import erasure, package, search, trail, traits
 from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.search import Query, described_query
 from broker.audit.traits import MAX_TRAITS, SPAN
+from broker.audit.tree import AuditTree
 from broker.db.engine import execute, insert_rows, reading, writing
 from broker.errors import InvalidRequest, Unavailable
-from tests.audit.logs import AT, open_log, reader, rows
+from broker.formats.note import NoteSigner
+from tests.audit.logs import AT, open_log, reader, rows, signed_by
 from tests.audit.logs import event as made
 from tests.fakes import FakeClock
 
@@ -316,4 +319,26 @@ def test_no_search_reads_the_whole_log(engine: Engine, tmp_path: Path, plans: li
     reads = [line for line in plans if "records" in line]
     assert reads
     assert all(line.startswith("SEARCH records USING") for line in reads), reads
+    assert not any("TEMP B-TREE FOR ORDER BY" in line for line in plans), plans
+
+
+@pytest.mark.sqlite
+async def test_no_page_of_a_principal_sorts_all_its_records(engine: Engine, tmp_path: Path, plans: list[str]) -> None:
+    """Neither of a package nor of an erasure: each goes on in an index, or a long trail would take its square."""
+    log = open_log(engine, tmp_path)
+    for agent in ("a", "b", "a", "a"):
+        await log.record(Step((made(agent),)))
+    tree = AuditTree(engine, signed_by(NoteSigner("log", Ed25519PrivateKey.generate())))
+    tree.integrate()
+    plans.clear()
+    with reading(engine) as session:
+        found = [
+            [row.idx for row in erasure.find(session, erasure.Selection(("who",), "a", after, AT + 1), log.tag("a"))]
+            for after in (-1, 0, 1, 2, 3)
+        ]
+        made_of = package.begin(session, tree, package.Scope(agent="a"), log.tag("a"), WHOLE, now=AT)
+    assert b"".join(package.written(made_of, engine, tree, lambda *_: {}))
+    log.close()
+    assert found == [[0, 2, 3], [2, 3], [2, 3], [3], []]
+    assert sum("agent_tag=? AND seq>?" in line for line in plans) > len(found)
     assert not any("TEMP B-TREE FOR ORDER BY" in line for line in plans), plans

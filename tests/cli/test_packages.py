@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import shutil
@@ -126,6 +127,20 @@ def test_what_is_missing_is_no_agreement(stranger: Person, package: Path, tmp_pa
     (folder / "entities.jsonl").write_text("")
     told = stranger.json("audit", "redecide", str(folder), exit_code=1)
     assert (told["agrees"], told["undecided"]) == (0, whole)
+
+
+@pytest.mark.parametrize("said", ['{"outcome":"permit"}', ""])
+def test_a_call_that_was_admitted_without_a_question_is_no_agreement(
+    stranger: Person, package: Path, tmp_path: Path, said: str
+) -> None:
+    """A record of a kind that always tells one: it counts as what could not be decided, and never as nothing."""
+    folder = Path(shutil.copytree(package, tmp_path / "package"))
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    admitted = next(each for each in records if b"CallAdmitted" in base64.b64decode(each["entry"]))
+    admitted["groups"]["decision"]["content"] = said
+    (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    told = stranger.json("audit", "redecide", str(folder), exit_code=1)
+    assert (told["differs"], told["why_undecided"]) == (0, {"the record does not tell what was asked": 1})
 
 
 def test_other_policies_under_the_same_name_decide_nothing(stranger: Person, package: Path, tmp_path: Path) -> None:
