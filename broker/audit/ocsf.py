@@ -145,7 +145,7 @@ def _ai(kind: Kind, line: Mapping[str, Any], groups: _Groups) -> dict[str, Any]:
         return {}
     endpoint, slash, name = line["model"].partition("/")
     model = {"name": name or endpoint, "ai_provider": endpoint if slash else "unknown"} if line["model"] else {}
-    instance = groups.text("who", "instance") or groups.text("what", "instance")
+    instance = groups.text("who", "instance")
     told: dict[str, Any] = {
         "ai_agent": {"uid": _uid(line), "name": _uid(line), **_given(instance_uid=instance, ai_model=model)}
     }

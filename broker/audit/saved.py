@@ -8,11 +8,12 @@ from typing import Any
 import orjson
 from sqlmodel import Field, Session, SQLModel, col, select
 
+from broker.audit.disclosure import Disclosure
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Step
 from broker.audit.reads import ACTION, Reader
 from broker.audit.search import Query, described_query
-from broker.errors import InvalidRequest, NotFound
+from broker.errors import Conflict, InvalidRequest, NotFound
 
 SHARED = ""
 """Whose a query is that belongs to all."""
@@ -53,6 +54,7 @@ async def save(audit: AuditLog, name: str, query: Query | None, *, shared: bool,
     Raises:
         InvalidRequest: no such name is possible, or there are too many.
         NotFound: there is nothing to forget.
+        Conflict: the name is that of a shared query by something that is withheld from this operator.
     """
     if _NAME.fullmatch(name) is None:
         raise InvalidRequest("A saved query's name is small letters, digits and . _ - up to 63.")
@@ -64,6 +66,8 @@ async def save(audit: AuditLog, name: str, query: Query | None, *, shared: bool,
 
     def change(session: Session) -> None:
         row = session.get(SavedQueryRow, (operator, name))
+        if row is not None and not _told(row, by.disclosure):
+            raise Conflict("Somebody keeps a query under this name that you are not shown. Choose another name.")
         if asked is None:
             if row is None:
                 raise _unknown(name)
@@ -78,40 +82,46 @@ async def save(audit: AuditLog, name: str, query: Query | None, *, shared: bool,
         agent=by.id,
         at=now,
         request_id=by.request_id,
-        who={"agent": by.id, "roles": list(by.roles)},
+        who={"agent": by.id, "roles": list(by.roles), "query": asked},
         what={"action": ACTION},
         request={"source": by.source},
-        remedy={"name": name, "query": asked},
+        remedy={"name": name},
     )
     receipt = await audit.record(Step((event,) if shared else (), change=change))
     return receipt.indices[0] if shared else None
 
 
-def saved(session: Session, operator: str) -> list[dict[str, Any]]:
-    """What an operator can run: the operator's own, then the shared ones, by name."""
+def saved(session: Session, operator: str, disclosure: Disclosure) -> list[dict[str, Any]]:
+    """What an operator can run: the operator's own, then the shared ones, by name; none by what is withheld."""
     rows = [*_of(session, operator), *_of(session, SHARED)]
     return [
         {
             "name": row.name,
             "shared": row.operator == SHARED,
             "query": orjson.loads(row.query),
-            "changed_by": row.changed_by,
+            "changed_by": disclosure.column("agent", row.changed_by),
             "changed_at_ms": int(row.changed_at * 1000),
         }
         for row in rows
+        if _told(row, disclosure)
     ]
 
 
-def refined(session: Session, name: str, asked: Query, *, by: str) -> Query:
+def refined(session: Session, name: str, asked: Query, *, by: Reader) -> Query:
     """The query kept under a name, the operator's own before a shared one; what is asked beside it goes first.
 
     Raises:
-        NotFound: there is none.
+        NotFound: there is none, or a shared one by what is withheld: whoever is not shown it learns nothing of it.
     """
-    row = session.get(SavedQueryRow, (by, name)) or session.get(SavedQueryRow, (SHARED, name))
-    if row is None:
+    row = session.get(SavedQueryRow, (by.id, name)) or session.get(SavedQueryRow, (SHARED, name))
+    if row is None or not _told(row, by.disclosure):
         raise _unknown(name)
     return described_query({**orjson.loads(row.query), **asked.described()})
+
+
+def _told(row: SavedQueryRow, disclosure: Disclosure) -> bool:
+    """Whether somebody may be told a query: it is that operator's own, or looks into nothing that is withheld."""
+    return row.operator != SHARED or disclosure.withholds(described_query(orjson.loads(row.query))) is None
 
 
 def _of(session: Session, operator: str) -> list[SavedQueryRow]:

@@ -126,21 +126,23 @@ _BEGUN: Mapping[Kind, Schema] = {
     Kind.TOKEN_ISSUED: Schema(
         {
             **_EXCHANGE,
-            "what": {
-                **_EXCHANGE["what"], "token": TEXT, "token_id": TEXT, "instance": TEXT, "expires_at_ms": NUMBER,
-            },
+            "who": {**_EXCHANGE["who"], "instance": TEXT},
+            "what": {**_EXCHANGE["what"], "token": TEXT, "token_id": TEXT, "expires_at_ms": NUMBER},
             "decision": {"outcome": PERMIT, **_DECIDED, "enrolment?": _BRIEF},
         }
     ),
     Kind.TOKEN_REFUSED: Schema(
-        {**_EXCHANGE, "decision": {
-                "outcome": DENY, "set": TEXT, **_MAYBE_DECIDED, "enrolment?": _BRIEF, "reason": TEXT, "why": TEXT,
-            }}
+        {
+            **_EXCHANGE,
+            "decision": {"outcome": DENY, "set": TEXT, **_MAYBE_DECIDED, "enrolment?": _BRIEF, "reason": TEXT},
+            "posture": {**_EXCHANGE["posture"], "why": TEXT},
+        }
     ),
     Kind.AGENT_ENROLLED: Schema(
         {
             **_EXCHANGE,
-            "what": {**_EXCHANGE["what"], "owner": TEXT, "purpose": TEXT, "ceiling": TEXTS},
+            "for_whom": {**_EXCHANGE["for_whom"], "purpose": TEXT},
+            "what": {**_EXCHANGE["what"], "ceiling": TEXTS},
             "decision": {"outcome": PERMIT, **_DECIDED},
         }
     ),
@@ -262,10 +264,10 @@ _BEGUN: Mapping[Kind, Schema] = {
     ),
     Kind.SHARED_QUERY_CHANGED: Schema(
         {
-            "who": _OPERATOR,
+            "who": {**_OPERATOR, "query": {"type": ["object", "null"]}},
             "what": {"action": TEXT},
             "request": {**_REQUEST, "source": TEXT},
-            "remedy": {"name": TEXT, "query": {"type": ["object", "null"]}},
+            "remedy": {"name": TEXT},
         }
     ),
 }  # fmt: skip

@@ -290,10 +290,12 @@ class TokenIssuer:
         issued = trail.event(
             Kind.TOKEN_ISSUED,
             decision,
-            token=hashlib.sha256(minted.token.encode()).hexdigest(),
-            token_id=minted.claims.jti,
-            instance=minted.claims.instance or "",
-            expires_at_ms=minted.claims.expires_at * 1000,
+            who={"instance": minted.claims.instance or ""},
+            what={
+                "token": hashlib.sha256(minted.token.encode()).hexdigest(),
+                "token_id": minted.claims.jti,
+                "expires_at_ms": minted.claims.expires_at * 1000,
+            },
         )
         events = (issued,) if new_agent is None else (trail.enrolment(new_agent), issued)
         needed = new_agent is not None or extended is not None
@@ -311,9 +313,8 @@ class TokenIssuer:
             **trail.decision(),
             "outcome": "deny",
             "reason": refusal.reason,
-            "why": refusal.detail,
         }
-        event = trail.event(Kind.TOKEN_REFUSED, decision)
+        event = trail.event(Kind.TOKEN_REFUSED, decision, posture={"why": refusal.detail})
         try:
             await self.audit.record(Step((event,), trail.claims))
         except ClaimTaken:  # held by somebody else already, and durable there

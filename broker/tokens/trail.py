@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.audit.events import Event, Kind
+from broker.audit.events import Event, Group, Kind
 from broker.db.claims import Claim
 from broker.formats.dpop import Proof
 from broker.identity.agents import Agent
@@ -50,8 +50,24 @@ class Trail:
             members["enrolment"] = self.ruling.brief
         return members
 
-    def event(self, kind: Kind, decision: dict[str, object], **what: object) -> Event:
-        """A record of this request. Digests and thumbprints stand in it, never a token, evidence or proof."""
+    def event(
+        self,
+        kind: Kind,
+        decision: dict[str, object],
+        *,
+        who: Group | None = None,
+        for_whom: Group | None = None,
+        what: Group | None = None,
+        posture: Group | None = None,
+    ) -> Event:
+        """A record of this request. Digests and thumbprints stand in it, never a token, evidence or proof.
+
+        Args:
+            kind: of the record.
+            decision: the group.
+            who, for_whom, what, posture: what such a record tells beside. An auditor may be shown one of them and not
+                another, so each holds what it is about, and none what another is.
+        """
         principal = self.principal
         agent = principal.id if principal is not None else self.attested.claimed_agent
         if self.enrolled is not None:
@@ -63,9 +79,9 @@ class Trail:
             agent=agent or "unknown",
             at=self.at,
             request_id=self.request.request_id,
-            who={"agent": agent, "thumbprint": thumbprint},
-            for_whom={"owner": owner, "subject": self.attested.subject},
-            what={"action": "exchange", "resource": self.audience, **what},
+            who={"agent": agent, "thumbprint": thumbprint, **(who or {})},
+            for_whom={"owner": owner, "subject": self.attested.subject, **(for_whom or {})},
+            what={"action": "exchange", "resource": self.audience, **(what or {})},
             decision=decision,
             request={"source": self.request.source, "grant": self.request.grant_type},
             posture={
@@ -73,6 +89,7 @@ class Trail:
                 "evidence": self.attested.digest,
                 "rules": list(self.enrolled.rules) if self.enrolled is not None else [],
                 "confirmation": "dpop" if self.proof is not None else "none",
+                **(posture or {}),
             },
             inputs=(
                 *(self.decided.inputs if self.decided is not None else ()),
@@ -85,7 +102,6 @@ class Trail:
         return self.event(
             Kind.AGENT_ENROLLED,
             dict(self.ruling.decided.told) if self.ruling is not None else {},
-            owner=agent.owner,
-            purpose=agent.purpose,
-            ceiling=sorted(agent.ceiling),
+            for_whom={"owner": agent.owner, "purpose": agent.purpose},
+            what={"ceiling": sorted(agent.ceiling)},
         )

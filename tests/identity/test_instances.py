@@ -57,7 +57,7 @@ async def test_the_first_credential_makes_the_instance(scene: Scene) -> None:
     (found,) = [i for i in scene.run.broker.instances.of("nightly") if i.thumbprint == thumbprint(key)]
     assert (found.agent, found.attester, found.first_seen) == ("nightly", "platform", scene.clock.now())
     assert claims_of(answer)["instance"] == found.id
-    assert (await scene.records(answer))[-1].groups["what"]["instance"] == found.id
+    assert (await scene.records(answer))[-1].groups["who"]["instance"] == found.id
     assert (await rows(scene))[thumbprint(key)] == found.ends_at >= claims_of(answer)["exp"]
 
 

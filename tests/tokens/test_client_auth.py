@@ -294,7 +294,7 @@ async def test_a_stopped_client_gets_no_token(scene: Scene, way: str, status: st
     assert error_of(answer) == (400, "invalid_target")
     (record,) = await scene.records(answer)
     assert (record.kind, record.agent) == ("TokenRefused", name)
-    assert "inactive-agents-exchange" in record.groups["decision"]["why"]
+    assert "inactive-agents-exchange" in record.groups["posture"]["why"]
     listed = await scene.call(token, holder)
     assert listed.status_code == 403 or listed.json()["data"] == []
 

@@ -42,14 +42,13 @@ async def test_a_permit_tells_all_groups(scene: Scene) -> None:
     (record,) = await scene.records(answer)
     assert (record.kind, record.agent) == ("TokenIssued", "nightly")
     assert record.groups == {
-        "who": {"agent": "nightly", "thumbprint": thumbprint(key)},
+        "who": {"agent": "nightly", "thumbprint": thumbprint(key), "instance": claims["instance"]},
         "for_whom": {"owner": "team-data", "subject": "job-7"},
         "what": {
             "action": "exchange",
             "resource": f"{scene.url}/openai/v1",
             "token": sha256(answer.json()["access_token"]),
             "token_id": claims["jti"],
-            "instance": claims["instance"],
             "expires_at_ms": claims["exp"] * 1000,
         },
         "decision": {
@@ -127,7 +126,7 @@ async def test_a_refusal_after_good_evidence_is_recorded(
     decision = record.groups["decision"]
     assert (decision["outcome"], decision["reason"]) == ("deny", reason)
     assert decision["set"] == scene.run.broker.policies.current.hash
-    assert answer.json()["error_description"] == decision["why"]
+    assert answer.json()["error_description"] == record.groups["posture"]["why"]
     assert record.groups["who"]["thumbprint"] == thumbprint(key)
     assert record.groups["posture"]["evidence"] == sha256(evidence)
     assert await scene.counted() == {}

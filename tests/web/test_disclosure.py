@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from broker.audit import disclosure, trail
 from broker.formats import note
-from tests.build import AGENT, MODEL, Running
+from tests.build import AGENT, MODEL, Running, token_request
 from tests.gateway.world import by_hand
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -150,11 +150,33 @@ async def test_nobody_takes_away_by_what_is_withheld(olaf: httpx2.AsyncClient, p
 
 
 async def test_a_saved_query_asks_no_more(olaf: httpx2.AsyncClient, full: httpx2.AsyncClient) -> None:
-    """Not even one that somebody saved who may ask it."""
+    """Not even one that somebody saved who may ask it: whoever is not shown it runs, replaces and forgets nothing."""
     body = {"name": "of-nightly", "query": {"agent": AGENT}, "shared": True}
     assert (await full.post("/api/v1/audit/queries", json=body)).status_code == 200
-    assert (await olaf.get("/api/v1/audit/records", params={"saved": "of-nightly"})).status_code == 403
+    assert (await olaf.get("/api/v1/audit/records", params={"saved": "of-nightly"})).status_code == 404
+    for query in ({"outcome": "deny"}, None):
+        answer = await olaf.post("/api/v1/audit/queries", json=body | {"query": query})
+        assert (answer.status_code, "Choose another name" in answer.json()["detail"]) == (409, True)
     assert (await _get(full, "records", saved="of-nightly")).json()["records"]
+    other = body | {"name": "denials", "query": {"outcome": "deny"}}
+    assert (await full.post("/api/v1/audit/queries", json=other)).status_code == 200
+    (shown,) = (await _get(olaf, "queries")).json()["queries"]
+    assert (shown["name"], shown["changed_by"]) == ("denials", "")
+
+
+async def test_no_group_holds_what_another_one_is_for(run: Running, full: httpx2.AsyncClient) -> None:
+    """Neither owner, purpose nor instance stands in `what`; why evidence was refused stands with the evidence."""
+    assert (await token_request(run, evidence=run.evidence("stranger"))).status_code == 400
+    found = [
+        (await _get(full, "records", kind=kind, limit=1)).json()["records"][0]["groups"]
+        for kind in ("AgentEnrolled", "TokenIssued", "TokenRefused")
+    ]
+    for groups in found:
+        apart = json.dumps({name: groups[name] for name in _SHOWN})
+        told = [groups["who"].get("instance"), *groups["for_whom"].values(), groups["posture"]["evidence"]]
+        assert [each for each in told if each and f'"{each}"' in apart] == []
+    assert "why" not in found[2]["decision"]
+    assert "stranger" in found[2]["posture"]["why"]
 
 
 async def test_the_record_of_a_reading_says_why_and_what(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:
@@ -179,7 +201,7 @@ async def test_what_somebody_asked_by_is_withheld_like_what_it_names(
     body = {"name": "of-nightly", "query": {"agent": AGENT}, "shared": True}
     assert (await full.post("/api/v1/audit/queries", json=body)).status_code == 200
     names = [[each["name"] for each in (await _get(who, "queries")).json()["queries"]] for who in (full, olaf)]
-    assert names == [["of-nightly"], []]
+    assert ["of-nightly" in each for each in names] == [True, False]
 
 
 async def test_a_question_that_is_refused_is_recorded(full: httpx2.AsyncClient, olaf: httpx2.AsyncClient) -> None:

@@ -166,10 +166,11 @@ async def _save(client: httpx2.AsyncClient, name: str, query: object, *, shared:
 
 async def test_a_private_query_is_its_owners(run: Running, admin: httpx2.AsyncClient, rita: httpx2.AsyncClient) -> None:
     """Kept, listed and run by its owner alone, without a record of its own; what is given beside it goes first."""
-    size = run.broker.audit.size
+    changed = {"kind": "SharedQueryChanged", "limit": 500}
+    before = (await _get(admin, _RECORDS, **changed))["records"]
     answer = await _save(rita, "calls", {"kind": "CallAdmitted", "agent": AGENT})
     assert (answer.status_code, answer.json()["record"]) == (200, None)
-    assert run.broker.audit.size == size
+    assert (await _get(admin, _RECORDS, **changed))["records"] == before
     (listed,) = (await _get(rita, _QUERIES))["queries"]
     assert (listed["name"], listed["shared"], listed["changed_by"]) == ("calls", False, "operator:rita")
     found = await _get(rita, _RECORDS, saved="calls")
@@ -197,7 +198,8 @@ async def test_a_shared_query_is_everybodys_and_its_change_a_record(
         record = (await _save(client, "everybody", query, shared=True)).json()["record"]
         told = await _get(rita, f"{_RECORDS}/{record}")
         assert (told["kind"], told["agent"]) == ("SharedQueryChanged", f"operator:{by}")
-        assert told["groups"]["remedy"] == {"name": "everybody", "query": query}
+        assert told["groups"]["remedy"] == {"name": "everybody"}
+        assert told["groups"]["who"]["query"] == query
         shown = [each["query"] for each in (await _get(admin, _QUERIES))["queries"] if each["name"] == "everybody"]
         assert shown == ([] if query is None else [query])
     assert (await rita.get(_RECORDS, params={"saved": "everybody"})).status_code == 404

@@ -69,7 +69,7 @@ async def search(
         raise InvalidRequest("`search` belongs to a further page, which says with `after` where it goes on.")
 
     if saved_as:
-        asked = await broker.read(lambda session: saved.refined(session, saved_as, asked, by=reading.by.id))
+        asked = await broker.read(lambda session: saved.refined(session, saved_as, asked, by=reading.by))
     if search is not None:
         await reading.check_continues(search, asked)
     await reading.check_asked(asked)

@@ -33,8 +33,7 @@ _TO_SAVE = JsonBody(ToSave)
 async def listed(broker: TheBroker, me: Auditor) -> dict[str, Any]:
     """What you can run: your own queries, then the shared ones. What is asked by something withheld is left out."""
     disclosure = broker.operators.disclosure(me)
-    found = await broker.read(lambda session: saved.saved(session, me.id))
-    return {"queries": [each for each in found if disclosure.withholds(described_query(each["query"])) is None]}
+    return {"queries": await broker.read(lambda session: saved.saved(session, me.id, disclosure))}
 
 
 @router.post("", openapi_extra=_TO_SAVE.documented())
