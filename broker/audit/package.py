@@ -148,7 +148,7 @@ def _files(
     yield "log-keys.json", iter([orjson.dumps({"successions": tree.successions()}, option=orjson.OPT_INDENT_2)])
     yield "records.jsonl", _records(package, engine, tree, head.size, summary)
     yield "erasures.jsonl", _erasures(package, engine, tree, head.size, summary)
-    yield "entities.jsonl", _slices(engine, summary) if package.disclosure.groups >= inputs.KEEPING else iter(())
+    yield "entities.jsonl", _slices(engine, summary)
     for hash in sorted(summary.sets):
         with reading(engine) as session:
             try:

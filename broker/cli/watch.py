@@ -13,6 +13,7 @@ import typer
 from broker.audit.events import Kind
 from broker.cli.output import err, json_text, plain_line, refusing, utc
 from broker.cli.proofs import Url
+from broker.cli.record_filters import Outcome
 
 if TYPE_CHECKING:
     from broker.cli.alarms import Alarm
@@ -34,7 +35,7 @@ def watch(
     kind: Annotated[
         list[Kind] | None, typer.Option(help="Tell each new record of this kind; may be repeated.", metavar="KIND")
     ] = None,
-    outcome: Annotated[str, typer.Option(help="Tell each new record with this outcome: permit or deny.")] = "",
+    outcome: Annotated[Outcome | None, typer.Option(help="Tell each new record with this outcome.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Look once, for a timer.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print each alarm as one line of JSON.")] = False,
 ) -> None:
@@ -57,7 +58,7 @@ def watch(
         from broker.clock import SystemClock
 
         pinned, clock = bundles.pinned_key(key), SystemClock()
-        sought = alarms.Sought(frozenset(kind or ()), outcome)
+        sought = alarms.Sought(frozenset(kind or ()), outcome or "")
         seen = alarms.Seen.read(state, pinned, clock.now())
         log = stack.enter_context(PublicLog(url))
         reads = records or sought != alarms.Sought()

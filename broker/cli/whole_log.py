@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from broker.audit.erasures import Erasures
+from broker.audit.erasures import Erasures, GroupMissing
 from broker.audit.events import Kind
 from broker.cli import bundles
 from broker.cli.public_log import KeptTiles, PublicLog
@@ -22,6 +22,10 @@ from broker.formats.tiles import SPAN, TiledTree
 
 _AT_ONCE = 8
 """Tiles fetched at the same time: most of the time that a far log takes is waiting."""
+
+_AGAIN = (
+    " First verify again: the broker names an erasure that came after this checkpoint, and that one may be the reason."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,22 +164,26 @@ class Records:
         contents = {name: text for name, (_, text) in disclosed.items()}
         return ProvedRecord(index, fields, contents, withheld, gap)
 
-    def erasures(self, tree: TiledTree, stated: Iterable[object]) -> Erasures:
+    def erasures(self, tree: TiledTree, stated: Iterable[object]) -> tuple[Erasures, bool]:
         """What records of erasures cover, each verified as `check` does; they may stand anywhere in the tree.
+
+        Returns:
+            It, and whether the broker names later ones, which are not under the checkpoint and excuse nothing yet.
 
         Raises:
             ProofInvalid: one of them is not in the tree, or is of another kind.
         """
-        found = Erasures()
+        found, later = Erasures(), False
         for each in stated:
             index = each.get("index") if isinstance(each, dict) else None
             if not isinstance(index, int) or not 0 <= index < tree.size:
-                continue  # not under this checkpoint, so it excuses nothing yet
+                later |= isinstance(index, int) and index >= tree.size
+                continue
             fields, disclosed, _ = self._proved(tree, index, each)
             if fields.kind == Kind.RECORDS_ERASED:
                 content = disclosed.get("remedy", (b"", b""))[1]
                 found.add(index, canonical_json.parse(content, max_bytes=len(content)) if content else None)
-        return found
+        return found, later
 
     def _proved(
         self, tree: TiledTree, index: int, stated: object
@@ -222,7 +230,7 @@ def check_records(
     Raises:
         ProofInvalid: the text names the index.
     """
-    records, erased = Records(start), None
+    records, erased, later = Records(start), None, False
     for page in pages:
         for stated in page:
             found = records.check(tree, stated)
@@ -230,8 +238,12 @@ def check_records(
                 raise ProofInvalid(found.gap)
             there = found.contents.keys() | found.withheld
             if len(there) < len(record.GROUPS):
-                erased = Records(0).erasures(tree, erasures()) if erased is None else erased
-                erased.check(found.index, found.entry.kind, there)
+                if erased is None:
+                    erased, later = Records(0).erasures(tree, erasures())
+                try:
+                    erased.check(found.index, found.entry.kind, there)
+                except GroupMissing as error:
+                    raise GroupMissing(error.detail + _AGAIN if later else error.detail) from error
         done(records.next - start)
     if records.next != end:
         raise ProofInvalid(

@@ -57,6 +57,7 @@ def open_embedded(url: str) -> Engine:
         connection.isolation_level = None  # the driver begins nothing by itself; see _begin
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "wal_autocheckpoint=1000"):
             connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA secure_delete=OFF")  # builds of SQLite differ in it; see `overwriting`
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.audit import schema
+from broker.audit.events import Kind
 from broker.errors import BrokerError, Malformed, PolicyInvalid
 from broker.policy.annotations import ENROL
 from broker.policy.decided import Slice, read_context
@@ -26,6 +27,9 @@ _EVIDENCE = "evidence:"
 
 _RESOURCES = {"Audience": "resource", "Model": "model"}
 """Members of a record's `what` that name what a decision was about, by the type of the resource."""
+
+_ENROLS = frozenset({Kind.AGENT_ENROLLED, Kind.TOKEN_REFUSED})
+"""Kinds of records whose decision may be an enrolment's."""
 
 UNKNOWN = "unknown"
 """Whose a record is that names no agent."""
@@ -78,7 +82,9 @@ def redecide(
     for name, action in _NESTED.items():
         if isinstance(decision.get(name), dict):
             yield _one(record, {"action": action, **decision[name]}, set_of, slice_of)
-    if "action" in decision:
+    if "action" in decision and not record.asks(str(decision["action"]), kind):
+        yield Redecided(str(decision["action"]), Verdict.DIFFERS, "the record is of another action")
+    elif "action" in decision:
         yield _one(record, decision, set_of, slice_of)
     elif "inputs" in decision or any(
         schema.tells(kind, "decision", member) and member not in decision for member in ("outcome", "action")
@@ -100,6 +106,11 @@ class _Record:
     def agent(self) -> str | None:
         """Who acted; None if the record does not show it."""
         return str(self.who["agent"]) if self.who and "agent" in self.who else None
+
+    def asks(self, action: str, kind: str) -> bool:
+        """Whether a decision is on what was done; to enrol is asked on the way to a token, and lets nobody have one."""
+        done = (self.what or {}).get("action", action)
+        return done == action or (action == ENROL and kind in _ENROLS)
 
     def other(self, slice: Slice, action: str) -> Redecided | None:
         """What a decision comes to that was made for somebody or something else; None for one of this record."""

@@ -301,6 +301,20 @@ def test_a_key_follows_only_by_a_statement_of_both(made: Made, package: Path) ->
         assert (code, problem in told) == (bool(problem), True), told
 
 
+def test_what_the_holder_of_a_followed_key_can_still_sign_is_said(made: Made, package: Path) -> None:
+    """Under the new key too, for a smaller tree: nothing in a package binds that one to the tree of the handover."""
+    old, new = (NoteSigner(made.key.partition("+")[0], Ed25519PrivateKey.generate()) for _ in range(2))
+    head = checkpoint.parse_unverified((package / "checkpoint").read_text())
+    said = Succession(head.origin, old.vkey, new.vkey, head.size + 7, bytes(32))
+    warning = f"not proved  when it was signed: another key followed this one at {head.size + 7} entries"
+    for size, signer in ((head.size + 7, old), (head.size, new)):
+        statement = succession.sign(replace(said, size=size, root=head.root), old, new)
+        (package / "log-keys.json").write_text(json.dumps({"successions": [statement]}))
+        signed_again(package, signer)
+        code, told = verified(package, new.vkey)
+        assert (code, warning in told) == (0, signer is old), told
+
+
 async def test_a_package_is_proved_under_a_key_that_was_followed(tmp_path: Path) -> None:
     """The statements come with it: forwards from the first key, and under the new one as it is; not under a third."""
     async with running(tmp_path) as run:

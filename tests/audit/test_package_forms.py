@@ -6,6 +6,7 @@ Whoever made them could sign them: what is not looked at could say anything.
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
 import json
 import os
@@ -31,7 +32,8 @@ from broker.audit.package import Scope
 from broker.audit.tree import AuditTree
 from broker.audit.verifier import verify
 from broker.db.engine import reading, writing
-from broker.formats.note import NoteSigner
+from broker.formats.merkle import leaf_hash
+from broker.formats.note import NoteSigner, encode_base64
 from broker.policy.decided import cut
 from broker.policy.request import Entity
 from tests import databases
@@ -312,6 +314,36 @@ def test_a_decision_was_made_for_whom_the_record_names(
     assert problem in "\n".join(lines)
     if problem:
         assert "entities.jsonl, line 1: made for Agent alice" in lines[-1]
+
+
+@pytest.mark.parametrize(("was", "now"), [('"v":1', '"v":2'), ('"v":1', '"v": 1'), ('"kind"', '"\\u006bind"')])
+def test_an_entry_has_one_form(engine: Engine, tmp_path: Path, was: str, now: str) -> None:
+    """Of another version, or spelled otherwise, it is none, although the log's key signed for it."""
+    package = _package(engine, tmp_path, _of())
+    told = json.loads((package / "records.jsonl").read_text())
+    entry = base64.b64decode(told["entry"]).decode()
+    assert was in entry
+    found: tuple[int, list[str]] = (0, [])
+    for text, code in ((entry, 0), (entry.replace(was, now), 1)):
+        told["entry"] = encode_base64(text.encode())
+        (package / "records.jsonl").write_text(json.dumps(told) + "\n")
+        root = encode_base64(leaf_hash(text.encode()))  # of a log of one entry
+        (package / "checkpoint").write_text(f"{SIGNER.vkey.partition('+')[0]}\n1\n{root}\n\nsigned below\n")
+        manifest = json.loads((package / "manifest.json").read_text())
+        (package / "manifest.json").write_text(json.dumps(manifest | {"root": root}))
+        found = _said(package, signed_again(package, SIGNER))
+        assert found[0] == code, found
+    assert "  record 0: the entry is of another form than this program knows" in found[1]
+
+
+def test_a_key_speaks_for_the_log_that_it_is_named_for(package: Path) -> None:
+    """And for no other, whatever it signed."""
+    other = (package / "checkpoint").read_text().replace("broker.example/log\n", "other.example/log\n", 1)
+    (package / "checkpoint").write_text(other)
+    manifest = json.loads((package / "manifest.json").read_text())
+    (package / "manifest.json").write_text(json.dumps(manifest | {"log": "other.example/log"}))
+    code, lines = _said(package, signed_again(package, SIGNER))
+    assert (code, lines[-1]) == (1, "  the checkpoint is of another log")
 
 
 def test_the_package_of_an_agent_is_of_that_agent(engine: Engine, tmp_path: Path) -> None:

@@ -143,6 +143,21 @@ def test_a_call_that_was_admitted_without_a_question_is_no_agreement(
     assert (told["differs"], told["why_undecided"]) == (0, {"the record does not tell what was asked": 1})
 
 
+@pytest.mark.parametrize("kind", ["CallAdmitted", "TokenIssued"])
+def test_an_enrolment_lets_nobody_do_anything(stranger: Person, package: Path, tmp_path: Path, kind: str) -> None:
+    """Its decision in the place of that of a call or a token is none of the record, though it can be made again."""
+    folder = Path(shutil.copytree(package, tmp_path / "package"))
+    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    entries = [json.loads(base64.b64decode(each["entry"])) for each in records]
+    found = {entry["kind"]: each for entry, each in zip(entries, records, strict=True)}
+    found[kind]["groups"]["decision"] = found["AgentEnrolled"]["groups"]["decision"]
+    (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    told = stranger.json("audit", "redecide", str(folder), exit_code=1)
+    assert told["differing"] == [
+        {"index": found[kind]["index"], "action": "enrol", "why": "the record is of another action"}
+    ]
+
+
 def test_other_policies_under_the_same_name_decide_nothing(stranger: Person, package: Path, tmp_path: Path) -> None:
     """A set that has not the hash under which it lies is no set."""
     whole = stranger.json("audit", "redecide", str(package))["agrees"]

@@ -247,6 +247,14 @@ def _once(log: StandInLog, file: Path, *more: str) -> tuple[str, ...]:
     return ("audit", "watch", "--url", log.url, "--key", log.vkey, "--state", str(file), "--once", *more)
 
 
+def test_an_outcome_that_there_is_not_is_no_silence(stranger: Person, tmp_path: Path) -> None:
+    """A misspelt one would never be told, and nobody would know."""
+    asked = ("audit", "watch", "--key", "k", "--state", str(tmp_path / "state"), "--once")
+    assert stranger(*asked, "--outcome", "denied").exit_code == 2
+    assert stranger(*asked, "--kind", "LogKeyRotates").exit_code == 2
+    assert stranger(*asked, "--outcome", "deny", "--kind", "LogKeyRotated").exit_code == 1  # no key is so short
+
+
 def test_the_command_tells_in_lines_and_by_its_exit_code(stranger: Person, tmp_path: Path) -> None:
     """0 while all is well; 1 with a line of JSON for each alarm, and 1 without a line while it still holds."""
     with serving() as log:

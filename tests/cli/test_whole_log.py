@@ -227,13 +227,14 @@ def test_a_withheld_group_changes_nothing(log: StandInLog) -> None:
 
 @pytest.mark.parametrize("index", [-1, 600, "5", None])
 def test_an_erasure_of_no_place_in_the_tree_excuses_nothing(log: StandInLog, index: object) -> None:
-    """Whatever the broker says for one."""
+    """Whatever the broker says for one; one that came after the checkpoint may be the reason, so that is said."""
     del log.records[3]["groups"]["what"]
     stated = {**log.records[0], "index": index}
     with PublicLog(log.url) as public:
         tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
-        with pytest.raises(ProofInvalid, match="Record 3: content and salt of what are missing"):
+        with pytest.raises(ProofInvalid, match="Record 3: content and salt of what are missing") as caught:
             whole_log.check_records(tree, 0, 600, log.pages(0, 600), lambda _: None, lambda: [stated])
+    assert ("First verify again" in caught.value.detail) == (index == 600)
 
 
 def _checked(log: StandInLog, start: int, end: int) -> int:

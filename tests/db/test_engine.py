@@ -27,7 +27,9 @@ def _write(engine: Engine, *keys: str) -> None:
 
 
 @pytest.mark.sqlite
-@pytest.mark.parametrize(("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1)])
+@pytest.mark.parametrize(
+    ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("secure_delete", 0)]
+)
 def test_every_connection_is_durable(engine: Engine, pragma: str, value: object) -> None:
     """Full synchronous commits in WAL mode, on the first connection of the pool and on a second one."""
     with engine.connect() as one, engine.connect() as two:

@@ -36,6 +36,7 @@ from typing import IO, Any, Iterator
 
 from broker.audit.verifier.log_proofs import (
     MAYBE,
+    MOST,
     Head,
     Key,
     NotProved,
@@ -285,7 +286,7 @@ def verify(path: Path, pinned: Key) -> list[str]:
     check_records(package, manifest, head, found)
     sets, no_sets, slices, no_slices = check_named(package, found)
     scope, (start, end) = manifest["scope"], manifest["range"]
-    how = "the key that you gave" if key.text == pinned.text else f"a key that follows from yours, {key.text}"
+    how = "the key that you gave" if key.text == pinned.text else f"a key that yours leads to, {key.text}"
     since, until = moment(scope["since_ms"]), moment(scope["until_ms"])
     for line in (
         f"log         {head[0]}, {head[1]} entries, signed by {how}",
@@ -296,14 +297,16 @@ def verify(path: Path, pinned: Key) -> list[str]:
         f"not shown   {found.withheld} groups withheld, {found.erased} erased, each as a record of an erasure says",
         f"gaps        {sum(p.startswith('gap') for p in found.problems) or 'none'}",
         f"inputs      {sets} policy sets ({no_sets} not here), {slices} entity slices ({no_slices} not here)",
-        *(f"not proved  {each}" for each in unproved(scope, found)),
+        *(f"not proved  {each}" for each in unproved(scope, found, ended[0])),
     ):
         print(plain(line))
     return found.problems
 
 
-def unproved(scope: Any, found: Findings) -> Iterator[str]:
-    """What somebody could take for proved, and is the broker's word."""
+def unproved(scope: Any, found: Findings, followed: int) -> Iterator[str]:
+    """What somebody could take for proved, and is the broker's word; the key that signed was followed at that size."""
+    if followed < MOST:
+        yield f"when it was signed: another key followed this one at {followed} entries, and its holder can sign still"
     if found.untold:
         yield f"that {found.untold} more groups were erased: the records of erasures are withheld too"
     if scope["since_ms"] is not None or scope["until_ms"] is not None:
