@@ -18,6 +18,7 @@ from broker.audit import trail
 from broker.audit.continuity import Continuity, Gap
 from broker.audit.disclosure import Disclosure
 from broker.audit.log import RecordRow
+from broker.audit.ranges import MAX_BYTES
 from broker.audit.trail import Query
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
@@ -142,9 +143,13 @@ class _Page:
 def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | None, disclosure: Disclosure) -> _Page:
     rows = trail.page(session, replace(query, after=at.next - 1, below=at.size, limit=PAGE, oldest_first=True))
     following = rows[-1].idx + 1 if len(rows) == PAGE else at.size
-    lines: list[bytes] = []
+    lines, held = list[bytes](), 0
     try:
         for row in rows:
+            held += len(row.groups)
+            if lines and held > MAX_BYTES:
+                following = row.idx
+                break
             if continuity is not None:
                 continuity.follow(row.idx, row.agent_tag, row.seq, partial(_place, session))
             lines.append(line(row, disclosure))

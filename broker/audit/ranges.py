@@ -12,10 +12,12 @@ from broker.db.engine import execute
 from broker.formats import note
 
 MAX_PAGE = 2000
+MAX_BYTES = 8 * 1024 * 1024
+"""Of stored records in one answer, so that no number of answers that nobody takes fills the memory."""
 
 
 def read_range(session: Session, start: int, end: int, disclosure: Disclosure) -> list[dict[str, Any]]:
-    """The records [start, end), the first `MAX_PAGE` of them.
+    """The records [start, end), the first `MAX_PAGE` of them and of few bytes; one at least, if there is any.
 
     Each is `{"index", "entry", "commitments", "groups": {name: {"salt", "content"}}, "withheld"}`, bytes in base64: a
     bundle without the proof, which whoever has the tree's leaves needs not. A group that was erased is not there, nor
@@ -26,16 +28,20 @@ def read_range(session: Session, start: int, end: int, disclosure: Disclosure) -
         "SELECT idx, entry, commitments, groups FROM records WHERE idx >= ? AND idx < ? ORDER BY idx LIMIT ?",
         (start, end, MAX_PAGE),
     )
-    return [
-        {
+    found, held = list[dict[str, Any]](), 0
+    for idx, entry, commitments, groups in rows:
+        held += len(groups)
+        if found and held > MAX_BYTES:
+            break
+        stated = {
             "index": int(idx),
             "entry": note.encode_base64(bytes(entry)),
             "commitments": note.encode_base64(bytes(commitments)),
             "groups": _readable(bytes(groups), disclosure),
             "withheld": disclosure.withheld,
         }
-        for idx, entry, commitments, groups in rows
-    ]
+        found.append(stated)
+    return found
 
 
 def _readable(stored: bytes, disclosure: Disclosure) -> dict[str, dict[str, str]] | None:

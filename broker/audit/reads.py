@@ -58,7 +58,7 @@ async def note(
     *,
     query: Query | None,
     shown: int,
-    more: bool,
+    following: int | None,
     reader: Reader,
     now: float,
 ) -> int:
@@ -70,7 +70,7 @@ async def note(
         of: what was asked for: `{"index": …}` or `{"range": [start, end]}`.
         query: what a search, an export or a package was asked by. It names agents and people, as the group of who does.
         shown: how many records the answer shows; of an export, how many it shows at most.
-        more: whether further ones may be asked for under this record.
+        following: where further ones may be asked for under this record: behind this index; None for nowhere.
         reader: who reads.
         now: seconds since the epoch.
 
@@ -85,18 +85,23 @@ async def note(
         who={"agent": reader.id, "roles": list(reader.roles)} | ({"query": query.described()} if query else {}),
         what={"action": ACTION, "way": way, **of},
         decision=reader.decision,
-        request={"source": reader.source, "shown": shown, "more": more, "withheld": reader.disclosure.withheld},
+        request={
+            "source": reader.source,
+            "shown": shown,
+            "next": following,
+            "withheld": reader.disclosure.withheld,
+        },
         inputs=reader.inputs,
     )
     return (await audit.record(Step((event,)))).indices[0]
 
 
-def check_continues(session: Session, search: int, query: Query, *, reader: Reader, now: float) -> None:
+def check_continues(session: Session, search: int, page: Query, *, reader: Reader, now: float) -> None:
     """Makes sure that a further page belongs to the search that the record `search` tells of.
 
     Raises:
-        InvalidRequest: it is no search of this operator's, of another question, too long ago, or one that withheld
-            more than this page would.
+        InvalidRequest: it is no search of this operator's, of another question, too long ago, one that withheld more
+            than this page would, or one that does not say that it went on here.
     """
     row = session.get(RecordRow, search)
     if row is not None and row.kind == Kind.TRAIL_READ and row.agent == reader.id and now - row.at < SEARCH_LIFE_S:
@@ -104,8 +109,16 @@ def check_continues(session: Session, search: int, query: Query, *, reader: Read
         parts = (stored.get(name, ("", ""))[1] or "{}" for name in ("who", "what", "request"))
         who, what, request = map(orjson.loads, parts)
         told = set(request.get("withheld", GROUPS)) <= set(reader.disclosure.withheld)
-        if told and what.get("way") == "search" and who.get("query") == query.described():
+        same = what.get("way") == "search" and who.get("query") == page.described()
+        if told and same and _goes_on(request.get("next"), page):
             return
     raise InvalidRequest(
         f"Record {search} is no search of yours for this within the last hour. Leave `search` out to begin a new one."
     )
+
+
+def _goes_on(following: object, page: Query) -> bool:
+    """Whether a page begins where a search is recorded to go on, or further on in its order."""
+    if type(following) is not int or page.after is None:
+        return False
+    return page.after >= following if page.oldest_first else page.after <= following

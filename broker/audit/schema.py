@@ -68,6 +68,7 @@ class Schema:
         }
 
 
+_MAYBE_NUMBER: Type = {"type": ["integer", "null"]}
 _RANGE: Type = {"type": "array", "items": NUMBER}
 _REQUEST: Members = {"id": TEXT, "at_ms": NUMBER}
 _CLOSES: Members = {"closes": NUMBER, "why": TEXT}
@@ -101,8 +102,8 @@ _ENDED: Mapping[str, Members] = {
     "for_whom": {"owner": TEXT},
     "what": {"action": TEXT, "model": TEXT},
     "request": {
-        **_REQUEST, "status": NUMBER, "failure": TEXT, "bytes": NUMBER, "input_tokens": {"type": ["integer", "null"]},
-        "output_tokens": {"type": ["integer", "null"]}, "took_ms": NUMBER, "admitted": NUMBER,
+        **_REQUEST, "status": NUMBER, "failure": TEXT, "bytes": NUMBER, "input_tokens": _MAYBE_NUMBER,
+        "output_tokens": _MAYBE_NUMBER, "took_ms": NUMBER, "admitted": NUMBER,
     },
 }  # fmt: skip
 _DIFFERENCE = closed(
@@ -259,7 +260,7 @@ _BEGUN: Mapping[Kind, Schema] = {
             "who": {**_OPERATOR, "query?": ANY},
             "what": {"action": TEXT, "way": TEXT, "index?": NUMBER, "range?": _RANGE},
             "decision": {"outcome": PERMIT, **_DECIDED},
-            "request": {**_REQUEST, "source": TEXT, "shown": NUMBER, "more": FLAG, "withheld": TEXTS},
+            "request": {**_REQUEST, "source": TEXT, "shown": NUMBER, "next": _MAYBE_NUMBER, "withheld": TEXTS},
         }
     ),
     Kind.SHARED_QUERY_CHANGED: Schema(

@@ -15,6 +15,8 @@ from broker.db.engine import execute
 from broker.errors import InvalidRequest
 
 MAX_PAGE = 500
+MAX_TEXT = 1_000
+"""Characters of what is asked by: it stands in the record of the search."""
 MAX_INDEX = 2**63 - 1
 OPERATOR = "operator:"
 """What an operator's principal id begins with."""
@@ -47,6 +49,11 @@ class Query:
     action: str = ""
     policy: str = ""
     below: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, default in _DEFAULTS.items():
+            if isinstance(default, str) and len(getattr(self, name)) > MAX_TEXT:
+                raise InvalidRequest(f"{name!r} is longer than the {MAX_TEXT} characters that one can ask by.")
 
     def described(self) -> dict[str, object]:
         """What it asks for, without what is of one page, as records and saved queries tell it."""

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from broker.audit import export
+from broker.audit import export, ranges
 from broker.audit.continuity import Continuity, Gap
 from broker.audit.disclosure import WHOLE
 from broker.audit.events import Event, Kind
@@ -136,6 +136,27 @@ def test_a_request_has_an_end(engine: Engine, tmp_path: Path, monkeypatch: pytes
     assert (len(first), end["more"]) == (2 * export.PAGE, True)
     second, end = _export(engine, export.begin(tree, end["cursor"]))
     assert ([each["index"] for each in second], end["more"]) == ([2 * export.PAGE], False)
+
+
+def test_a_page_holds_few_bytes(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large its records are: it ends before them, its cursor says where, and nothing is left out."""
+    tree = _grow(engine, tmp_path, 10)
+    with reading(engine) as session:
+        sizes = [len(groups) for (groups,) in execute(session.connection(), "SELECT groups FROM records ORDER BY idx")]
+        monkeypatch.setattr(export, "MAX_BYTES", sum(sizes[:3]))
+        monkeypatch.setattr(ranges, "MAX_BYTES", sum(sizes[:3]))
+        assert [each["index"] for each in ranges.read_range(session, 0, 10, WHOLE)] == [0, 1, 2]
+        monkeypatch.setattr(ranges, "MAX_BYTES", 1)
+        assert [each["index"] for each in ranges.read_range(session, 4, 10, WHOLE)] == [4]
+    monkeypatch.setattr(export, "PAGES_A_REQUEST", 1)
+    first, end = _export(engine, export.begin(tree, ""))
+    assert ([each["index"] for each in first], end["more"]) == ([0, 1, 2], True)
+    monkeypatch.setattr(export, "MAX_BYTES", 1)
+    second, end = _export(engine, export.begin(tree, end["cursor"]))
+    assert ([each["index"] for each in second], end["more"]) == ([3], True)
+    monkeypatch.setattr(export, "PAGES_A_REQUEST", 100)
+    rest, end = _export(engine, export.begin(tree, end["cursor"]))
+    assert ([each["index"] for each in rest], end["more"]) == (list(range(4, 10)), False)
 
 
 def test_filters_are_those_of_a_search(engine: Engine, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PATH = "/api/v1/audit/export"
 PROMPT = "the-prompt-that-is-nobodys-business"
-LARGE = 20_000
+LARGE = 15_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

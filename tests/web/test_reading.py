@@ -64,7 +64,7 @@ async def test_a_search_leaves_who_asked_what_and_how_many_were_shown(run: Runni
     query = {"agent": AGENT, "owner": "team-data"}
     assert groups["who"] == {"agent": "operator:rita", "roles": ["auditor"], "query": query}
     assert groups["what"] == {"action": "readTrail", "way": "search"}
-    assert (groups["request"]["shown"], groups["request"]["more"]) == (2, True)
+    assert (groups["request"]["shown"], groups["request"]["next"]) == (2, answer["next"])
 
 
 @pytest.mark.parametrize(("path", "way"), [("0", "record"), ("0/bundle", "bundle")])
@@ -119,6 +119,40 @@ async def test_the_pages_of_one_search_leave_one_record(run: Running, rita: http
         seen += [record["index"] for record in page["records"]]
     assert seen == list(range(begun))
     assert run.broker.audit.size == begun + 1
+
+
+async def test_no_page_shows_what_its_search_does_not_tell(run: Running, rita: httpx2.AsyncClient) -> None:
+    """A search that ended goes on nowhere, and one that goes on does so behind its first page, in its own order."""
+    nothing = (await _get(rita, _RECORDS, after=0))["search"]
+    older = await _get(rita, _RECORDS, limit=2, after=6)
+    newer = await _get(rita, _RECORDS, limit=2, oldest_first=True)
+    assert (older["next"], newer["next"]) == (4, 1)
+    size = run.broker.audit.size
+    for wrong in (
+        {"search": nothing, "after": 0},
+        {"search": nothing, "after": 10**6},
+        {"search": older["search"], "after": 5},
+        {"search": newer["search"], "after": 0, "oldest_first": True},
+        {"search": newer["search"], "after": -1, "oldest_first": True},
+    ):
+        assert (await rita.get(_RECORDS, params=wrong)).status_code == 400, wrong
+    for right in (
+        {"search": older["search"], "after": 3},
+        {"search": newer["search"], "after": 1, "oldest_first": True},
+    ):
+        assert (await _get(rita, _RECORDS, **right))["records"]
+    assert run.broker.audit.size == size
+
+
+@pytest.mark.parametrize("name", ["agent", "owner", "human", "action", "outcome", "model", "policy", "request_id"])
+async def test_nobody_asks_by_a_text_without_end(run: Running, rita: httpx2.AsyncClient, name: str) -> None:
+    """It would stand in the record of each search; searches and exports refuse it, and nothing is recorded."""
+    size = run.broker.audit.size
+    for path in (_RECORDS, "/api/v1/audit/export"):
+        answer = await rita.get(path, params={name: "x" * 1_001})
+        assert (answer.status_code, f"'{name}' is longer than" in answer.json()["detail"]) == (400, True)
+    assert run.broker.audit.size == size
+    assert (await rita.get(_RECORDS, params={name: "x" * 1_000})).status_code == 200
 
 
 async def test_a_page_joins_no_search_but_its_own(
@@ -221,7 +255,7 @@ async def test_your_own_query_goes_before_a_shared_one(rita: httpx2.AsyncClient)
         ({"name": "x" * 64, "query": {}}, "name"),
         ({"name": "x", "query": {"after": 1}}, "after"),
         ({"name": "x", "query": {"since_ms": "1"}}, "since_ms"),
-        ({"name": "x", "query": {"agent": "x" * 9000}}, "too long"),
+        ({"name": "x", "query": {"agent": "x" * 1_001}}, "'agent' is longer than"),
         ({"name": "x"}, "query"),
         ({"name": "x", "query": {}, "shared": 1}, "shared"),
     ],

@@ -70,15 +70,15 @@ async def search(
 
     if saved_as:
         asked = await broker.read(lambda session: saved.refined(session, saved_as, asked, by=reading.by))
-    if search is not None:
-        await reading.check_continues(search, asked)
-    await reading.check_asked(asked)
     page = replace(asked, after=after, limit=limit, below=search)
+    if search is not None:
+        await reading.check_continues(search, page)
+    await reading.check_asked(asked)
     found = await broker.read(lambda session: trail.search(session, page, reading.disclosure))
-    more = len(found) == limit
+    following = found[-1]["index"] if len(found) == limit else None
     if search is None:
-        search = await reading.note("search", query=asked, shown=len(found), more=more)
-    return {"records": found, "next": found[-1]["index"] if more else None, "search": search}
+        search = await reading.note("search", query=asked, shown=len(found), following=following)
+    return {"records": found, "next": following, "search": search}
 
 
 @router.get("/records/{index}")

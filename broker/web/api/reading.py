@@ -43,7 +43,7 @@ class Reading:
         )
 
     async def note(
-        self, way: str, of: Group | None = None, *, query: Query | None = None, shown: int, more: bool = False
+        self, way: str, of: Group | None = None, *, query: Query | None = None, shown: int, following: int | None = None
     ) -> int:
         """Records what the answer is about to show; returns the record's index. See `broker.audit.reads.note`.
 
@@ -52,7 +52,7 @@ class Reading:
         """
         now = self._broker.clock.now()
         return await reads.note(
-            self._broker.audit, way, of or {}, query=query, shown=shown, more=more, reader=self.by, now=now
+            self._broker.audit, way, of or {}, query=query, shown=shown, following=following, reader=self.by, now=now
         )
 
     async def check_still(self) -> None:
@@ -93,14 +93,14 @@ class Reading:
         await self.check_still()
         return await self._broker.read(query)
 
-    async def check_continues(self, search: int, query: Query) -> None:
+    async def check_continues(self, search: int, page: Query) -> None:
         """Makes sure that a further page belongs to a search of this operator's. See `broker.audit.reads`.
 
         Raises:
             InvalidRequest: it does not.
         """
         now = self._broker.clock.now()
-        await self._broker.read(lambda session: reads.check_continues(session, search, query, reader=self.by, now=now))
+        await self._broker.read(lambda session: reads.check_continues(session, search, page, reader=self.by, now=now))
 
 
 async def _reading(operator: Auditor, request: Request) -> Reading:
