@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session
 
 from broker.audit import schema, trail
-from broker.audit.events import Event, Kind
+from broker.audit.events import BROKER, Event, Kind
 from broker.audit.log import AuditLog, Step
 from broker.audit.log_keys import LogKeys
 from broker.audit.log_rotation import LogRotation
@@ -123,7 +123,7 @@ class Broker:
 
             def change(session: Session) -> int:
                 attesters.store(session, attesters.REGISTERED_KEYS)
-                return active.activate(session, checked, expected=None, by="broker", now=now)
+                return active.activate(session, checked, expected=None, by=BROKER, now=now)
 
             remedy = {
                 "set": checked.policies.hash,
@@ -181,4 +181,4 @@ class Broker:
 
     def _own(self, kind: Kind, now: float, remedy: dict[str, object]) -> Event:
         """An event of the broker's own."""
-        return Event(kind, agent="broker", at=now, request_id=f"{kind}-{int(now)}", remedy=remedy)
+        return Event(kind, agent=BROKER, at=now, request_id=f"{kind}-{int(now)}", remedy=remedy)

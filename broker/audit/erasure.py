@@ -21,7 +21,7 @@ from sqlmodel import Session, col, select, update
 
 from broker.audit import inputs, traits
 from broker.audit.disclosure import COPIED_FROM
-from broker.audit.events import Event, Kind
+from broker.audit.events import BROKER, Event, Kind
 from broker.audit.inputs import Use
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.clock import Clock
@@ -103,7 +103,7 @@ async def erase(
         Unavailable: nothing was erased, or it may have been: look for `RecordsErased`.
     """
     now, tag = clock.now(), audit.tag(selection.agent)
-    check(selection, now)
+    check(selection, now, by=by)
     async with audit.inputs.erasing:
         found = await read(lambda session: find(session, selection, tag))
         rows = [row for row in found if set(selection.groups) & orjson.loads(row.groups).keys()]
@@ -190,17 +190,22 @@ def find(session: Session, selection: Selection, agent_tag: str) -> Sequence[Rec
     return session.exec(statement).all()
 
 
-def check(selection: Selection, now: float) -> None:
+def check(selection: Selection, now: float, *, by: str) -> None:
     """Refuses what cannot be erased.
 
     Raises:
-        InvalidRequest: no group or an unknown one, nobody's records, or records of the last day.
+        InvalidRequest: no group or an unknown one, nobody's records, the broker's own, those of whoever erases, or
+            records of the last day.
     """
     unknown = [name for name in selection.groups if name not in GROUPS]
     if unknown or not selection.groups:
         raise InvalidRequest(f"Name the groups to erase, out of {', '.join(GROUPS)}.")
     if not selection.agent:
         raise InvalidRequest("Name whose records: the id of an agent or operator.")
+    if selection.agent == BROKER:
+        raise InvalidRequest("Records of the broker itself are of nobody, and are not erased.")
+    if selection.agent == by:
+        raise InvalidRequest("Nobody erases records of what they did themselves. Ask another operator to do it.")
     if selection.before_s > now - DAY_S:
         raise InvalidRequest("Records of the last day are not erased: what they belong to may still be running.")
 

@@ -14,6 +14,12 @@ from broker.audit.inputs import Input
 
 Group = Mapping[str, object]
 
+BROKER = "broker"
+"""Whose records are the broker's own."""
+
+UNKNOWN = "unknown"
+"""Whose records are of evidence that names nobody."""
+
 
 class Kind(StrEnum):
     """Every kind of record there is. Adding one is a change of the catalogue, reviewed as such."""

@@ -13,7 +13,7 @@ import asyncio
 from sqlalchemy import Engine
 from sqlmodel import Session, col, select
 
-from broker.audit.events import Event, Group, Kind
+from broker.audit.events import BROKER, Event, Group, Kind
 from broker.audit.log import AuditLog, Receipt, Step
 from broker.audit.log_keys import LogKeys, SuccessionRow
 from broker.audit.tree import AuditTree, sign_head_again, stored_head
@@ -169,7 +169,7 @@ class LogRotation:
     async def _end(self, row: SuccessionRow, now: float) -> None:
         id, old = row.id, row.old
         remedy = {"key": old, "why": "the time in which it signed beside the key that follows it is over"}
-        event = self._event(Kind.LOG_KEY_ENDED, "broker", now, new_id(self._entropy), remedy)
+        event = self._event(Kind.LOG_KEY_ENDED, BROKER, now, new_id(self._entropy), remedy)
 
         def change(session: Session) -> None:
             found = session.get(SuccessionRow, id)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
-from broker.audit.events import Kind
+from broker.audit.events import BROKER, Kind
 from broker.audit.ocsf_classes import AUTHENTICATION, ENTITY, LIFECYCLE, MAPPING, OTHER, SIGN_IN_REFUSED, Mapped
 from broker.errors import Malformed
 from broker.formats.merkle import leaf_hash
@@ -209,7 +209,7 @@ def _user(line: Mapping[str, Any], groups: _Groups) -> dict[str, Any]:
     """The principal: an operator is an admin, the broker the system, everybody else a service."""
     uid = _uid(line)
     type_id, type_name = (
-        (2, "Admin") if uid.startswith("operator:") else (3, "System") if uid == "broker" else (4, "Service")
+        (2, "Admin") if uid.startswith("operator:") else (3, "System") if uid == BROKER else (4, "Service")
     )
     return {
         "uid": uid,

@@ -191,7 +191,7 @@ def _endpoint(name: str, spec: Mapping[str, Any]) -> Endpoint:
 
 def _agent(id: str, spec: Mapping[str, Any]) -> Agent:
     where = f"agent {id}"
-    if not agents.AGENT_ID.fullmatch(id) or id.startswith(operators.PREFIX):
+    if not agents.AGENT_ID.fullmatch(id) or id.startswith(operators.PREFIX) or id in agents.RESERVED:
         raise ManifestInvalid(f"{where}: this is no name for an agent; use letters, digits and . _ - / up to 200.")
     unknown = set(spec) - {"owner", "purpose", "ceiling", "keys", "kind", "status"}
     if unknown:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import orjson
 from sqlmodel import Field, Session, SQLModel
 
+from broker.audit.events import BROKER, UNKNOWN
 from broker.errors import BrokerError, ManifestInvalid
 from broker.formats import jwk
 from broker.formats.jwk import PublicKey
 from broker.policy.request import Entity, Uid
+
+RESERVED = frozenset({BROKER, UNKNOWN})
+"""Names of no agent: records of others stand under them."""
 
 AGENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~%/@:-]{0,199}")
 CEILING_ENTRY = re.compile(r"[a-z0-9][a-z0-9-]{0,62}/(\*|[A-Za-z0-9][A-Za-z0-9._:@/-]{0,127})")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from broker.errors import AccessDenied, InvalidRequest
-from broker.identity.agents import AGENT_ID
+from broker.identity.agents import AGENT_ID, RESERVED
 from broker.identity.attesters import Attested, Attester
 from broker.identity.operators import PREFIX
 from broker.policy.annotations import ENROL, EnrolmentRule, enrolment_rule
@@ -161,6 +161,8 @@ def _enrolled(attested: Attested, attester: Attester, rules: tuple[EnrolmentRule
 def _name(rule: EnrolmentRule, attested: Attested) -> str:
     """The agent that a rule names; claim values are escaped so that none can pose as two parts."""
     name = rule.agent if rule.agent is not None else _made_name(rule, attested)
+    if name in RESERVED:
+        raise NotEnrolled(f"The rule {rule.policy} makes the name {name!r}, under which records of others stand.")
     if name.startswith(PREFIX):
         raise NotEnrolled(f"The rule {rule.policy} makes a name that begins with {PREFIX!r}, which operators have.")
     return name

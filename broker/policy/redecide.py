@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from broker.audit import schema
-from broker.audit.events import Kind
+from broker.audit.events import UNKNOWN, Kind
 from broker.errors import BrokerError, Malformed, PolicyInvalid
 from broker.policy.annotations import ENROL
 from broker.policy.decided import Slice, read_context
@@ -30,9 +30,6 @@ _RESOURCES = {"Audience": "resource", "Model": "model"}
 
 _ENROLS = frozenset({Kind.AGENT_ENROLLED, Kind.TOKEN_REFUSED})
 """Kinds of records whose decision may be an enrolment's."""
-
-UNKNOWN = "unknown"
-"""Whose a record is that names no agent."""
 
 
 class Verdict(StrEnum):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from sqlalchemy import Engine
 from sqlmodel import Field, Session, SQLModel, select
 
-from broker.audit.events import Event, Group, Kind
+from broker.audit.events import BROKER, Event, Group, Kind
 from broker.audit.log import AuditLog, Receipt, Step
 from broker.clock import Clock
 from broker.db.engine import reading
@@ -140,7 +140,7 @@ class SigningKeys:
             lives = [SigningKeyLife(kid, key.algorithm, now, now) for kid, key in self._ring.token_keys.items()]
             current = self._ring.current.kid
             lives = [life if life.kid == current else replace(life, followed_at=now) for life in lives]
-            events = [self._event(Kind.KEY_IN_USE, "broker", now, "start", current, {"why": "the first key"})]
+            events = [self._event(Kind.KEY_IN_USE, BROKER, now, "start", current, {"why": "the first key"})]
             await self._record(events, lives)
         self._take_into_use()
 
@@ -151,7 +151,7 @@ class SigningKeys:
             for life in self.lives:
                 if life.followed_at is not None and life.ended_at is None and now >= life.followed_at + self._rest_s:
                     told: Group = {"why": "every token that it signed has ended"}
-                    event = self._event(Kind.KEY_ENDED, "broker", now, new_id(self._entropy), life.kid, told)
+                    event = self._event(Kind.KEY_ENDED, BROKER, now, new_id(self._entropy), life.kid, told)
                     await self._record([event], [replace(life, ended_at=now)])
             coming, current = self._one("published"), self._one("in use")
             if coming is not None:
@@ -233,7 +233,7 @@ class SigningKeys:
         current = self._one("in use")
         lives = [replace(coming, used_from=now)] + ([replace(current, followed_at=now)] if current else [])
         told = {"follows": current.kid if current else "", "why": "everybody can know it by now"}
-        event = self._event(Kind.KEY_IN_USE, "broker", now, new_id(self._entropy), coming.kid, told)
+        event = self._event(Kind.KEY_IN_USE, BROKER, now, new_id(self._entropy), coming.kid, told)
         return await self._record([event], lives)
 
     async def _made(self, now: float, *, anew: bool = False) -> SigningKeyLife:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.audit.events import Event, Group, Kind
+from broker.audit.events import UNKNOWN, Event, Group, Kind
 from broker.db.claims import Claim
 from broker.formats.dpop import Proof
 from broker.identity.agents import Agent
@@ -76,7 +76,7 @@ class Trail:
         thumbprint = self.proof.jkt if self.proof is not None else ""
         return Event(
             kind,
-            agent=agent or "unknown",
+            agent=agent or UNKNOWN,
             at=self.at,
             request_id=self.request.request_id,
             who={"agent": agent, "thumbprint": thumbprint, **(who or {})},

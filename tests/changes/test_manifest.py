@@ -45,6 +45,8 @@ def _private() -> dict[str, Any]:
         ({"agents": {"a": {}}}, "agent a: `owner`"),
         ({"agents": {"a b": AGENT}}, "agent a b: this is no name"),
         ({"agents": {"operator:eve": AGENT}}, "agent operator:eve: this is no name"),
+        ({"agents": {"broker": AGENT}}, "agent broker: this is no name"),
+        ({"agents": {"unknown": AGENT}}, "agent unknown: this is no name"),
         ({"agents": {"a": {**AGENT, "owner": ""}}}, "agent a: `owner`"),
         ({"agents": {"a": {**AGENT, "owner": "x" * 501}}}, "agent a: `owner`"),
         ({"agents": {"a": {**AGENT, "purpose": 7}}}, "agent a: `purpose`"),

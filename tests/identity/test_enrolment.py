@@ -217,6 +217,10 @@ async def test_no_agent_has_an_operators_name(scene: Scene) -> None:
     assert error_of(answer) == (400, "invalid_request")
     assert "operator:" in answer.json()["error_description"]
     assert "operator:admin" not in scene.run.broker.directory.agents
+    for name in ("broker", "unknown"):
+        await rules(scene, "operator", rule("posing", f'@agent("{name}")', subject("posing")))
+        answer = await as_job(scene, "posing")
+        assert (error_of(answer)[0], "records of others" in answer.json()["error_description"]) == (400, True)
     await rules(scene, "operator", rule("posing", '@agent_claims("sub")', subject("operator:admin")))
     assert claims_of(await as_job(scene, "operator:admin"))["sub"] == "operator%3Aadmin"
     await rules(scene, "operator")
