@@ -17,7 +17,7 @@ from broker.gateway.wires import WIRES
 from broker.health.running import Examination
 from broker.tokens.signing_keys import JWKS_MAX_AGE_S
 from broker.web import api, asgi, errors, gateway, oauth
-from broker.web.api.audit import EXPORTS_AT_ONCE
+from broker.web.api.audit import EXPORTS_AT_ONCE, EXPORTS_EACH
 from broker.web.api.packages import PackageRoom
 from broker.web.api.streams import Room
 from broker.web.asgi import ClientLeft, Handler, Receive, Scope, Send
@@ -104,7 +104,7 @@ def _fastapi(broker: Broker, running: Running) -> FastAPI:
     app.state.broker = broker
     app.state.examination = Examination(broker)
     app.state.package_room = PackageRoom()
-    app.state.export_room = Room(EXPORTS_AT_ONCE, "exports")
+    app.state.export_room = Room(EXPORTS_AT_ONCE, EXPORTS_EACH, "exports")
     app.include_router(api.router())
 
     def response_of(answer: errors.Shown) -> Response:

@@ -21,7 +21,8 @@ from tests.fakes import FakeClock
 _DAY_S = 86_400
 _POLICY = """
 @id("admin-erases")
-permit (principal is Operator, action in [Action::"erase", Action::"readTrail"], resource is Broker);
+permit (principal, action in [Action::"erase", Action::"readTrail"], resource is Broker)
+when { [Operator::"admin", Operator::"eve"].contains(principal) };
 """
 
 

@@ -21,7 +21,7 @@ from broker.audit.events import Event, Kind
 from broker.audit.log import Step
 from broker.audit.trail import Query
 from broker.errors import InvalidToken
-from broker.web.api.audit import EXPORTS_AT_ONCE
+from broker.web.api.audit import EXPORTS_EACH
 from tests.audit.ocsf_schemas import faults
 from tests.build import AGENT, MODEL, OTHER_MODEL, Running, es256, token_request
 from tests.gateway.world import by_hand
@@ -113,16 +113,6 @@ async def test_what_people_and_agents_did_is_exported_without_what_they_said(
     assert run.provider.key.encode() not in answer.content
 
 
-async def test_only_an_auditor_exports(run: Running, admin: httpx2.AsyncClient) -> None:
-    """An admin who is no auditor is refused, and that is on record."""
-    applied = await run.apply({"operators": {"adele": {"roles": ["admin"], "new_link": True}}}, admin)
-    adele = await run.operator("adele", link=applied["sign_in_links"]["adele"], key=es256())
-    assert (await adele.get(PATH)).status_code == 403
-    await asyncio.to_thread(run.broker.tree.integrate)
-    records, _ = _lines((await admin.get(PATH, params={"kind": "OperatorRefused", "agent": "operator:adele"})).content)
-    assert records[-1]["groups"]["what"]["resource"] == f"GET {PATH}"
-
-
 @pytest.mark.parametrize(
     ("filter", "value"),
     [
@@ -144,19 +134,32 @@ async def test_an_export_narrows_as_a_search_does(admin: httpx2.AsyncClient, fil
 async def test_so_many_exports_are_written_at_once(run: Running, admin: httpx2.AsyncClient) -> None:
     """One more is told when to ask again, unrecorded; readers who take nothing keep nobody else from anything."""
     await _grow(run, 6 * export.PAGE, LARGE)
+    applied = await run.apply({"operators": {"rita": {"roles": ["auditor"], "new_link": True}}}, admin)
+    rita = await run.operator("rita", link=applied["sign_in_links"]["rita"], key=es256())
     async with AsyncExitStack() as held:
-        for _ in range(EXPORTS_AT_ONCE):
-            assert (await held.enter_async_context(admin.stream("GET", PATH))).status_code == 200
-        size = run.broker.audit.size
-        answer = await admin.get(PATH)
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
-        assert f"{EXPORTS_AT_ONCE} exports are being written already." in answer.json()["detail"]
-        assert run.broker.audit.size == size
+        for who, refused in ((admin, f"{EXPORTS_EACH} of the exports being written are yours"), (rita, "8 exports")):
+            for _ in range(EXPORTS_EACH):
+                assert (await held.enter_async_context(who.stream("GET", PATH))).status_code == 200
+            size = run.broker.audit.size
+            answer = await admin.get(PATH)
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "10")
+            assert answer.json()["detail"].startswith(refused)
+            assert run.broker.audit.size == size
         assert (await admin.get("/api/v1/audit/records")).status_code == 200
     for _ in range(1_000):  # until the broker has noticed who left
         if (await admin.get(PATH, params={"kind": "AgentContained"})).status_code == 200:
             return
     raise AssertionError("the room of an export was never given back")
+
+
+async def test_only_an_auditor_exports(run: Running, admin: httpx2.AsyncClient) -> None:
+    """An admin who is no auditor is refused, and that is on record."""
+    applied = await run.apply({"operators": {"adele": {"roles": ["admin"], "new_link": True}}}, admin)
+    adele = await run.operator("adele", link=applied["sign_in_links"]["adele"], key=es256())
+    assert (await adele.get(PATH)).status_code == 403
+    await asyncio.to_thread(run.broker.tree.integrate)
+    records, _ = _lines((await admin.get(PATH, params={"kind": "OperatorRefused", "agent": "operator:adele"})).content)
+    assert records[-1]["groups"]["what"]["resource"] == f"GET {PATH}"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from broker.web.api.access import Auditor, TheBroker
 from broker.web.api.reading import TheReading
 from broker.web.api.streams import Bounded, Room
 
-EXPORTS_AT_ONCE = 8
+EXPORTS_AT_ONCE, EXPORTS_EACH = 8, 4
 _LAST_PAGE_S = 60.0
 """Seconds that whoever reads an export may take for the page that was read last before the token ended."""
 
@@ -107,7 +107,7 @@ async def export_records(
     `more` whether to ask again. As fast as it is read, and no faster.
     """
     room: Room = request.app.state.export_room
-    room.take()
+    room.take(reading.by.id)
     try:
         await reading.check_asked(query)
         start = await broker.read(lambda _session: export.begin(broker.tree, after))
@@ -115,10 +115,11 @@ async def export_records(
             of = {"range": [start.next, start.size]}
             await reading.note("export", of, query=query, shown=start.size - start.next)
     except BaseException:
-        room.give_back()
+        room.give_back(reading.by.id)
         raise
     lines = export.stream(reading.read, query, start, reading.disclosure)
-    return Bounded(lines, "application/x-ndjson", room, within_s=broker.rules.lifetime_s + _LAST_PAGE_S)
+    within_s = broker.rules.lifetime_s + _LAST_PAGE_S
+    return Bounded(lines, "application/x-ndjson", room, reading.by.id, within_s=within_s)
 
 
 @router.get("/entries")

@@ -25,7 +25,7 @@ class PackageRoom(Room):
     """The room for packages, and the threads that write them: nobody else waits for readers of packages."""
 
     def __init__(self) -> None:
-        super().__init__(AT_ONCE, "evidence packages")
+        super().__init__(AT_ONCE, 1, "evidence packages")
         self._threads = ThreadPoolExecutor(AT_ONCE, "package")
 
     async def pieces(self, written: Iterator[bytes], still: Callable[[], Awaitable[None]]) -> AsyncIterator[bytes]:
@@ -54,7 +54,7 @@ async def evidence_package(
     It breaks off, and is no whole ZIP file, when the token ends or the operator may not read the trail any more.
     """
     room: PackageRoom = request.app.state.package_room
-    room.take()
+    room.take(reading.by.id)
     try:
         scope, now = package.Scope(since_ms, until_ms, agent), broker.clock.now()
         tag = broker.audit.tag(agent) if agent else ""
@@ -65,7 +65,8 @@ async def evidence_package(
         )
         await reading.note("package", query=asked, shown=found.end - found.start)
     except BaseException:
-        room.give_back()
+        room.give_back(reading.by.id)
         raise
     pieces = room.pieces(package.written(found, broker.engine, broker.tree, active.texts), reading.check_still)
-    return Bounded(pieces, "application/zip", room, within_s=broker.rules.lifetime_s)  # no token lives longer
+    # no token lives longer
+    return Bounded(pieces, "application/zip", room, reading.by.id, within_s=broker.rules.lifetime_s)
