@@ -28,6 +28,7 @@ import json
 import os
 import re
 import stat
+import struct
 import sys
 import zipfile
 from datetime import datetime, timezone
@@ -55,6 +56,7 @@ NAME = re.compile(
     r"checkpoint|log-keys\.json|(?:records|erasures|entities)\.jsonl|index\.html|verify\.py|manifest\.(?:json|note)"
     r"|policies/[0-9a-f]{64}/(?:schema\.cedarschema|[a-z0-9_-]{1,64}\.cedar)"
 )
+MOST_KEYS = 256  # that followed each other
 LONGEST = 64 * 1024 * 1024  # bytes of a line, or of a file that is read whole
 
 # What JSON texts hold, as `check_shape` reads it.
@@ -85,6 +87,22 @@ class Package:
         self.names = sorted(self.listed() if self.zip is None else self.zip.namelist())
         if len(set(self.names)) != len(self.names):
             raise NotProved("a file is in the package twice")
+        if self.zip is not None:
+            self.check_container(self.zip)
+
+    def check_container(self, archive: zipfile.ZipFile) -> None:
+        """Nothing stands in the ZIP file before, between or behind its files, which another program could unpack."""
+        at, room = 0, 0
+        with self.path.open("rb") as file:
+            for info in sorted(archive.infolist(), key=lambda info: info.header_offset):
+                if not at <= info.header_offset <= at + room:
+                    raise NotProved(f"the ZIP file holds something before {info.filename} that is none of its files")
+                file.seek(info.header_offset + 26)
+                at = info.header_offset + 30 + sum(struct.unpack("<HH", file.read(4))) + info.compress_size
+                room = 24  # the sizes of a file may come behind it
+            file.seek(-22, os.SEEK_END)
+            if not at <= archive.start_dir <= at + room or file.read(4) != b"PK\5\6":
+                raise NotProved("the ZIP file holds something behind its files that is none of them")
 
     def listed(self) -> Iterator[str]:
         """The files of the folder; there is nothing else in it but folders."""
@@ -272,6 +290,8 @@ def verify(path: Path, pinned: Key) -> list[str]:
     text, signatures = parted(note, "checkpoint")
     head, signers = checkpoint_of(text), {(name, id) for name, id, _ in signatures}
     statements = read_json(package.text("log-keys.json").encode(), "log-keys.json", {"successions": [str]})
+    if len(statements["successions"]) > MOST_KEYS:
+        raise NotProved(f"log-keys.json: more than {MOST_KEYS} successions of keys")
     for key, began, ended in reached(pinned, statements["successions"]):
         if (key.name, key.id) in signers and began[0] <= head[1] <= ended[0]:
             break
@@ -293,7 +313,7 @@ def verify(path: Path, pinned: Key) -> list[str]:
         f"asked for   {scope['agent'] or 'all agents'}, since {since}, until {until}",
         f"manifest    signed by the same key; lists {len(manifest['files'])} files",
         f"records     {found.records} of the entries {start} to {end - 1}, each proved to be in the log",
-        f"times       {' to '.join(map(moment, found.times))}, as the broker's clock said",
+        f"times       {' to '.join(map(moment, found.times)) or 'not shown'}, as the broker's clock said",
         f"not shown   {found.withheld} groups withheld, {found.erased} erased, each as a record of an erasure says",
         f"gaps        {sum(p.startswith('gap') for p in found.problems) or 'none'}",
         f"inputs      {sets} policy sets ({no_sets} not here), {slices} entity slices ({no_slices} not here)",
