@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import orjson
-
 from broker.audit.search import Query
+from broker.audit.stored_record import readable_groups
 from broker.formats.record import GROUPS
 
 COPIED_FROM: Mapping[str, str] = {"agent": "who", "model": "what", "outcome": "decision", "request_id": "request"}
@@ -52,8 +51,8 @@ class Disclosure:
         return [name for name in GROUPS if name not in self.groups]
 
     def of(self, stored: bytes) -> dict[str, tuple[str, str]]:
-        """The groups to show of those that are stored with a record: salt in hexadecimal, and content, by name."""
-        return {name: (salt, text) for name, (salt, text) in orjson.loads(stored).items() if name in self.groups}
+        """The groups to show of those that are stored with a record and can be read: salt, and content, by name."""
+        return {name: group for name, group in readable_groups(stored).items() if name in self.groups}
 
     def column(self, name: str, value: str) -> str:
         """What to show of a column: its value, or nothing if it was copied from a group that is withheld."""

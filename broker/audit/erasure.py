@@ -24,9 +24,10 @@ from broker.audit.disclosure import COPIED_FROM
 from broker.audit.events import BROKER, Event, Kind
 from broker.audit.inputs import Use
 from broker.audit.log import AuditLog, RecordRow, Step
+from broker.audit.stored_record import all_readable, readable_groups
 from broker.clock import Clock
 from broker.db.sqlite import overwriting
-from broker.errors import InvalidRequest
+from broker.errors import Conflict, InvalidRequest
 from broker.formats.record import GROUPS
 
 MAX_BATCH = 500
@@ -99,14 +100,20 @@ async def erase(
 
     Raises:
         InvalidRequest: no such group, or records of the last day.
-        Conflict: a decision was made meanwhile on what was to be erased; nothing was.
+        Conflict: a decision was made meanwhile on what was to be erased, or a record of those was altered; nothing was.
         Unavailable: nothing was erased, or it may have been: look for `RecordsErased`.
     """
     now, tag = clock.now(), audit.tag(selection.agent)
     check(selection, now, by=by)
     async with audit.inputs.erasing:
         found = await read(lambda session: find(session, selection, tag))
-        rows = [row for row in found if set(selection.groups) & orjson.loads(row.groups).keys()]
+        altered = next((row.idx for row in found if not all_readable(row.groups)), None)
+        if altered is not None:
+            raise Conflict(
+                f"Record {altered}: its groups cannot be read: they were altered in the database. Put back the backup "
+                "that has them, and erase then; nothing was erased now."
+            )
+        rows = [row for row in found if set(selection.groups) & readable_groups(row.groups).keys()]
         following = found[-1].idx if len(found) == MAX_BATCH else None
         indices = tuple(row.idx for row in rows)
         unnamed, looked = set[Use](), 0

@@ -75,7 +75,8 @@ def lacking(groups: Collection[str], where: str = "") -> GroupMissing:
     """The error of a record that lacks groups which nobody erased on record."""
     text = (
         f"{where}content and salt of {', '.join(groups)} are missing, and no record of an erasure (RecordsErased) says "
-        "so: they were taken out of the database, or are held back. Ask the operators for the backup that has them."
+        "so: they were taken out of the database, altered into what nobody can read, or are held back. Ask the "
+        "operators for the backup that has them."
     )
     return GroupMissing(text)
 

@@ -14,11 +14,12 @@ from functools import partial
 import orjson
 from sqlmodel import Session
 
-from broker.audit import trail
+from broker.audit import erasures, trail
 from broker.audit.continuity import Continuity, Gap
 from broker.audit.disclosure import Disclosure
 from broker.audit.log import RecordRow
 from broker.audit.ranges import MAX_BYTES
+from broker.audit.stored_record import at_ms
 from broker.audit.trail import Query
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
@@ -103,7 +104,8 @@ async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure
     """A page at a time: lines of records, then a line `{"export": {"cursor"}}` that covers all before it.
 
     The last line holds `more` too: whether the stretch goes on. Where the export cannot go on it holds `error` and
-    `detail` instead, and the cursor of what is whole. A stream without such a last line broke off.
+    `detail` instead, and the cursor of what is whole: at a gap, and at a record of which a group is gone or unreadable
+    and was not erased. A stream without such a last line broke off.
 
     Args:
         read: runs a query in a session of its own, off the loop; refuses it when the reader may not go on.
@@ -118,8 +120,8 @@ async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure
         for left in range(PAGES_A_REQUEST - 1, -1, -1):
             page = await read(partial(_page, query=query, at=at, continuity=continuity, disclosure=disclosure))
             at = page.end
-            if page.gap is not None:
-                yield b"".join([*page.lines, _told(at, error=page.gap.reason, detail=page.gap.detail)])
+            if page.problem is not None:
+                yield b"".join([*page.lines, _told(at, error=page.problem.reason, detail=page.problem.detail)])
                 return
             if at.next == at.size or not left:
                 yield b"".join([*page.lines, _told(at, more=at.next < at.size)])
@@ -133,30 +135,35 @@ async def stream(read: Read, query: Query, start: Cursor, disclosure: Disclosure
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """Lines of records, the cursor that covers them, and what is missing there, if anything is."""
+    """Lines of records, the cursor that covers them, and why it goes no further, if it cannot."""
 
     lines: list[bytes]
     end: Cursor
-    gap: Gap | None = None
+    problem: BrokerError | None = None
 
 
 def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | None, disclosure: Disclosure) -> _Page:
     rows = trail.page(session, replace(query, after=at.next - 1, below=at.size, limit=PAGE, oldest_first=True))
     following = rows[-1].idx + 1 if len(rows) == PAGE else at.size
-    lines, held = list[bytes](), 0
+    erased = erasures.of_records(session.connection(), (row.idx for row in rows if trail.absent(row.groups)))
+    lines, held, place = list[bytes](), 0, at.next
     try:
         for row in rows:
+            place = row.idx
             held += len(row.groups)
             if lines and held > MAX_BYTES:
                 following = row.idx
                 break
             if continuity is not None:
                 continuity.follow(row.idx, row.agent_tag, row.seq, partial(_place, session))
+            trail.check_whole(row, erased.get(row.idx, ()))
             lines.append(line(row, disclosure))
         if continuity is not None and following == at.size:
             continuity.end(at.size)
     except Gap as gap:
         return _Page(lines, replace(at, next=at.next + len(lines)), gap)
+    except Conflict as incomplete:
+        return _Page(lines, replace(at, next=place), incomplete)
     return _Page(lines, replace(at, next=following))
 
 
@@ -174,7 +181,7 @@ def line(row: RecordRow, disclosure: Disclosure) -> bytes:
     return orjson.dumps(
         {
             "index": row.idx,
-            "at_ms": int(row.at * 1000),
+            "at_ms": at_ms(row.at),
             "kind": row.kind,
             "agent": disclosure.column("agent", row.agent),
             "agent_tag": row.agent_tag,

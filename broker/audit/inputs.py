@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy import Connection
 from sqlmodel import Field, SQLModel
 
+from broker.audit.stored_record import readable_groups
 from broker.db.engine import execute, insert_rows, select_in
 from broker.errors import Conflict
 
@@ -105,7 +106,7 @@ class StoredInputs:
         for tag in tags:
             statement = "SELECT groups FROM records WHERE agent_tag = ? AND seq > ?"
             for (groups,) in execute(connection, statement, (tag, after)):
-                if not uses_of(tag, orjson.loads(groups)).isdisjoint(uses):
+                if not uses_of(tag, readable_groups(groups)).isdisjoint(uses):
                     raise Conflict("A decision was made meanwhile on what was about to be erased. Try again.")
         for use in uses:
             self._known.pop(use, None)  # whoever names it next stores it again, in this very transaction too
@@ -167,7 +168,7 @@ def look(connection: Connection, agent_tag: str, before: int, losing: Collection
     """
     statement = "SELECT idx, seq, groups FROM records WHERE agent_tag = ? AND seq < ? ORDER BY seq DESC LIMIT ?"
     rows: list[Any] = list(execute(connection, statement, (agent_tag, before, _PAGE)))
-    uses = [uses_of(agent_tag, orjson.loads(groups)) for idx, _, groups in rows if idx not in losing]
+    uses = [uses_of(agent_tag, readable_groups(groups)) for idx, _, groups in rows if idx not in losing]
     return set[Use]().union(*uses), int(rows[-1][1]) if len(rows) == _PAGE else 0
 
 

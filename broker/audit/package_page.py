@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from broker.audit.inputs import KEEPING
+from broker.audit.stored_record import at_ms
 
 _ROWS = 500
 """Records shown one by one, and agents counted one by one."""
@@ -67,13 +68,17 @@ class Summary:
         decision, what = shown.get("decision", {}), shown.get("what", {})
         self._note_named(decision, keeps=groups.keys() >= KEEPING)
         self.records += 1
+        at = at_ms(at) / 1000
         self._times = [min(at, *self._times), max(at, *self._times)] if self._times else [at, at]
         outcome = str(decision.get("outcome", ""))
         self._kinds[kind, outcome] += 1
         self._agents[agent] += 1
         if len(self._rows) < _ROWS:
             about = what.get("model") or what.get("resource") or what.get("action") or ""
-            why = ", ".join(map(str, decision.get("policies", ()))) or decision.get("reason", "")
+            policies = decision.get("policies")
+            why = (
+                ", ".join(map(str, policies)) if policies and isinstance(policies, list) else decision.get("reason", "")
+            )
             self._rows.append((index, _utc(at), kind, agent, outcome, about, why))
 
     def page(self, manifest: Mapping[str, Any]) -> bytes:

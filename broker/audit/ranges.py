@@ -8,6 +8,7 @@ from typing import Any
 from sqlmodel import Session
 
 from broker.audit.disclosure import Disclosure
+from broker.audit.stored_record import all_readable
 from broker.db.engine import execute
 from broker.formats import note
 
@@ -46,10 +47,7 @@ def read_range(session: Session, start: int, end: int, disclosure: Disclosure) -
 
 def _readable(stored: bytes, disclosure: Disclosure) -> dict[str, dict[str, str]] | None:
     """None for groups that were altered into what nobody can read: whoever verifies is told which record that is."""
-    try:
-        return stated_groups(disclosure.of(stored))
-    except (ValueError, TypeError, AttributeError):
-        return None
+    return stated_groups(disclosure.of(stored)) if all_readable(stored) else None
 
 
 def stated_groups(groups: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, str]]:

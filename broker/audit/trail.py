@@ -16,6 +16,7 @@ from broker.audit.events import CALL_ENDS, Kind
 from broker.audit.log import RecordRow
 from broker.audit.ranges import stated_groups
 from broker.audit.search import MAX_PAGE, Query, indices
+from broker.audit.stored_record import at_ms, readable_groups
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute
 from broker.errors import Conflict, Malformed, NotFound
@@ -58,7 +59,8 @@ def read(session: Session, index: int, disclosure: Disclosure) -> dict[str, Any]
     """The record at `index`: index, kind, agent, seq, the groups by name, the entry's exact bytes (base64).
 
     `withheld` names the groups that are not shown to this reader. Of the others, `erased` says of each that was erased
-    which record says so, and `missing` names those that are gone and were not: they were taken out of the database.
+    which record says so, and `missing` names those that are gone or unreadable, and were not: somebody did that in the
+    database.
 
     Raises:
         NotFound: there is no such record.
@@ -70,8 +72,8 @@ def read(session: Session, index: int, disclosure: Disclosure) -> dict[str, Any]
 
 
 def absent(groups: bytes) -> list[str]:
-    """The names of the groups that a stored record has lost."""
-    stored = orjson.loads(groups)
+    """The names of the groups that a stored record has lost, or that nobody can read any more."""
+    stored = readable_groups(groups)
     return [name for name in record.GROUPS if name not in stored]
 
 
@@ -129,7 +131,7 @@ def bundle(session: Session, tree: AuditTree, index: int, disclosure: Disclosure
 
     Raises:
         NotFound: no such record, or not yet under a checkpoint.
-        Conflict: a group was taken out of the database, and not erased: nothing is handed out that hides it.
+        Conflict: a group is gone or unreadable, and was not erased: nothing is handed out that hides it.
     """
     row = session.get(RecordRow, index)
     if row is None:
@@ -155,7 +157,7 @@ def receipt(session: Session, index: int) -> Receipt:
         NotFound: there is no such record, or what it says was erased.
     """
     row = session.get(RecordRow, index)
-    groups = orjson.loads(row.groups) if row is not None else {}
+    groups = readable_groups(row.groups) if row is not None else {}
     if row is None or receipts.GROUP not in groups:
         raise NotFound(f"There is no record {index} that can be shown.")
     salt, content = groups[receipts.GROUP]
@@ -229,7 +231,7 @@ def _shown(row: RecordRow, disclosure: Disclosure, erased: Mapping[str, int]) ->
         "kind": row.kind,
         "agent": disclosure.column("agent", row.agent),
         "seq": row.seq,
-        "at_ms": int(row.at * 1000),
+        "at_ms": at_ms(row.at),
         "groups": {name: orjson.loads(content) for name, (_, content) in stored.items() if content},
         "withheld": disclosure.withheld,
         "erased": {name: index for name, index in erased.items() if name in disclosure.groups and name not in stored},

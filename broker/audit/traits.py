@@ -14,6 +14,7 @@ import orjson
 from sqlalchemy import Connection, Engine, inspect
 from sqlmodel import Field, SQLModel
 
+from broker.audit.stored_record import readable_groups
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, select_in, writing
 
 MAX_TRAITS = 10_000
@@ -172,7 +173,7 @@ def sort_again(connection: Connection, indices: Sequence[int]) -> bool:
 
 def _sort(connection: Connection, index: int, traits: Traits) -> None:
     kind, stored = execute(connection, "SELECT kind, groups FROM records WHERE idx = ?", (index,)).one()
-    groups = {name: orjson.loads(content) for name, (_, content) in orjson.loads(stored).items() if content}
+    groups = {name: orjson.loads(content) for name, (_, content) in readable_groups(stored).items() if content}
     id = traits.id_of(connection, key_of(kind, groups))
     execute(connection, "UPDATE records SET trait = ?, human = ? WHERE idx = ?", (id, human_of(groups), index))
 

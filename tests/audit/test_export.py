@@ -27,6 +27,7 @@ from broker.formats import merkle, note
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteSigner
 from tests.audit.logs import event, open_log, signed_by
+from tests.audit.packages import erase
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 AGENTS = 7
@@ -273,10 +274,9 @@ def test_a_line_holds_the_record(engine: Engine, tmp_path: Path) -> None:
     """Every member; a group that was erased is told apart from one that the record never had."""
     what = {"action": "call", "model": "e/m", "note": "a line\nbreak \u2028 and more"}
     tree = _grow(engine, tmp_path, 1, what=what, decision={"outcome": "permit"}, who={"agent": "agent-0"})
-    with writing(engine) as connection:
-        stored = orjson.loads(execute(connection, "SELECT groups FROM records").scalar_one())
-        del stored["who"]
-        execute(connection, "UPDATE records SET groups = ?", (orjson.dumps(stored),))
+    log = open_log(engine, tmp_path)
+    asyncio.run(erase(log, engine, "who"))
+    log.close()
     ((found,), _) = _export(engine, export.begin(tree, ""))
     assert list(found) == [
         "index", "at_ms", "kind", "agent", "agent_tag", "seq", "outcome", "model", "request_id", "groups", "withheld",
