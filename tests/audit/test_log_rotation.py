@@ -25,7 +25,7 @@ from broker.errors import ConfigurationError, ProofInvalid, Unavailable
 from broker.formats import checkpoint, note, succession
 from broker.formats.note import NoteVerifier
 from broker.keys import KeyRing
-from tests.audit.logs import event, open_log
+from tests.audit.logs import SEALS, event, open_log
 from tests.build import Running, running
 from tests.fakes import FakeClock
 from tests.faults import until
@@ -47,7 +47,7 @@ class Log:
         """Everything that a process keeps in memory, read anew."""
         self.ring = KeyRing(self.folder / "keys", system_entropy, log_origin="broker.example/log")
         self.keys = LogKeys(self.ring.log_signers, self.ring.first_log_signer)
-        self.tree = AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
+        self.tree = AuditTree(self.engine, self.keys, SEALS, PublishedCheckpoint(self.folder))
         self.rotation = self._rotation(self.audit)
         self.rotation.load()
         self.rotation.tidy()
