@@ -78,8 +78,9 @@ class Seals:
         for idx, entry, leaf in execute(connection, statement, (start, end)):
             if idx != start + len(leaves):
                 raise _not_ours(start + len(leaves), idx - 1, "missing")
-            leaves.append(leaf_hash(_bytes(entry)))
-            if not hmac.compare_digest(leaves[-1], _bytes(leaf)):
+            hashed = leaf_hash(_bytes(entry))
+            leaves.append(hashed)
+            if hashed != leaf:
                 raise _not_ours(idx, idx, "entry and hash do not fit each other")
         if start + len(leaves) < end:
             raise _not_ours(start + len(leaves), end - 1, "missing")
@@ -160,4 +161,4 @@ def _named(first: int, last: int) -> str:
 
 def _bytes(value: Any) -> bytes:
     """What a column of bytes holds; nothing, if somebody put anything else there."""
-    return bytes(value) if isinstance(value, bytes | memoryview) else b""
+    return value if isinstance(value, bytes) else b""
