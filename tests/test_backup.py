@@ -452,6 +452,26 @@ async def test_keys_replaced_while_they_are_copied_are_copied_in_one_state(tmp_p
         backup.make(data, tmp_path / "c", now=_NOW, probe=replace)
 
 
+async def test_records_that_wait_are_backed_up_with_their_seals(tmp_path: Path, data: Path) -> None:
+    """A broker goes on from them; without the seals it would not, so a copy of that is not taken for good."""
+    broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    await broker.start()
+    await asyncio.gather(*(broker.sign_in.link("admin") for _ in range(2)))
+    backup.make(data, tmp_path / "b", now=_NOW)
+    broker.audit.close()
+    broker.engine.dispose()
+    broker.lock.release()
+    backup.restore(tmp_path / "b", tmp_path / "new" / "data", now=_NOW)
+    async with running(tmp_path / "new") as run:
+        await run.check_log()
+    with sqlite3.connect(data / "broker.db") as connection:
+        connection.execute("DELETE FROM seals")
+    connection.close()
+    with pytest.raises(ProofInvalid, match="were not written by this broker"):
+        backup.make(data, tmp_path / "c", now=_NOW)
+    assert not (tmp_path / "c").exists()
+
+
 async def test_a_log_that_was_altered_before_is_not_backed_up_as_good(tmp_path: Path, data: Path) -> None:
     """The copy is checked at once, not when it is needed; nothing of the name is there."""
     with sqlite3.connect(data / "broker.db") as connection:

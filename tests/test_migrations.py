@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,12 +17,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, Table, inspect
 from sqlmodel import SQLModel
 
-import broker.assembly  # noqa: F401  imports every table
 from broker import migrations
+from broker.assembly import assemble
+from broker.assembly.broker import Broker
 from broker.db.engine import execute, open_engine, reading, writing
 from broker.db.sqlite import sqlite_url
-from broker.errors import ConfigurationError
-from tests.build import running, token_request
+from broker.errors import ConfigurationError, ProofInvalid
+from broker.formats import checkpoint
+from tests.build import running, settings_for, token_request
 from tests.databases import open_database
 
 
@@ -242,6 +245,48 @@ async def test_a_broker_works_after_there_and_back(tmp_path: Path) -> None:
         await again.apply(again.world())
         assert (await token_request(again)).status_code == 200
         await again.check_log()
+
+
+async def _killed_while_records_waited(folder: Path) -> Path:
+    """The keys of a broker that is gone without having signed what it recorded last."""
+    broker: Broker = assemble(settings_for(folder), prepare=migrations.upgrade)
+    await broker.start()
+    await asyncio.gather(*(broker.sign_in.link("admin") for _ in range(3)))
+    broker.audit.close()
+    broker.engine.dispose()
+    broker.lock.release()
+    return folder / "data" / "keys"
+
+
+def _without_seals(folder: Path) -> None:
+    """Makes the database one of the version that knew no seals, or what somebody would have taken for one."""
+    engine = open_database(folder, data_dir=folder / "data")
+    _move(engine, "0007")
+    engine.dispose()
+
+
+async def test_records_that_waited_when_seals_came_are_signed(tmp_path: Path) -> None:
+    """The first start of the version that seals takes what was left waiting, and its log is whole."""
+    keys = await _killed_while_records_waited(tmp_path)
+    (keys / "seals.begun").unlink()
+    _without_seals(tmp_path)
+    async with running(tmp_path) as run:
+        await run.check_log()
+        head = checkpoint.parse_unverified(run.broker.tree.head())
+    assert head.size > 3
+    assert (keys / "seals.begun").exists()
+
+
+async def test_a_database_that_became_old_again_is_not_believed(tmp_path: Path) -> None:
+    """Whoever can write it could say so of any record; that seals have begun stands beside the keys."""
+    await _killed_while_records_waited(tmp_path)
+    _without_seals(tmp_path)
+    broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    with pytest.raises(ProofInvalid, match=r"Records \d+ to \d+ were not written by this broker.*no seal is over them"):
+        await broker.start()
+    broker.audit.close()
+    broker.engine.dispose()
+    broker.lock.release()
 
 
 def _newer(engine: Engine, oldest: str) -> None:

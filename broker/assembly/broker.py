@@ -106,6 +106,9 @@ class Broker:
         self.log_rotation.load()
         await asyncio.to_thread(self._check_continues, accept_lost_records)
         await asyncio.to_thread(self.log_rotation.tidy)
+        if not self.keys.seals_begun:
+            await asyncio.to_thread(self.tree.adopt)
+            self.keys.mark_seals_begun()
         await asyncio.to_thread(self.tree.integrate)
         now = self.clock.now()
         for index, agent, request_id, model in await self.read(trail.open_calls):

@@ -14,6 +14,7 @@ from broker.audit.log_keys import LogKeys
 from broker.audit.log_rotation import LogRotation
 from broker.audit.published import PublishedCheckpoint
 from broker.audit.refusals import RefusalCounter
+from broker.audit.seals import Seals
 from broker.audit.tree import AuditTree
 from broker.audit.untold import Untold
 from broker.changes.proposals import Changes
@@ -122,7 +123,7 @@ def _build(
 ) -> Broker:
     rules = _token_rules(settings)
     log_keys = LogKeys(keys.log_signers, keys.first_log_signer)
-    tree = AuditTree(engine, log_keys, PublishedCheckpoint(settings.storage.data_dir))
+    tree = AuditTree(engine, log_keys, Seals(keys.tag_key), PublishedCheckpoint(settings.storage.data_dir))
     schedule = Schedule(settings.keys.algorithm, settings.keys.rotation_days * _DAY_S, settings.tokens.lifetime_s)
     out = outbound or Outbound(settings.outgoing.exceptions(), extra_ca_file=settings.outgoing.ca_file)
     # Doors apart: calls that wait for providers take no connection from the fetching of issuers' keys.

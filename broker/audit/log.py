@@ -22,14 +22,15 @@ from sqlmodel import Field, Session, SQLModel, UniqueConstraint
 
 from broker.audit.events import ABANDONED, Event, why_abandoned
 from broker.audit.inputs import StoredInputs
+from broker.audit.seals import Seals, not_continued
 from broker.audit.traits import Key, Traits, human_of, key_of, note_spans, sort_in
-from broker.db.claims import Claim, take
+from broker.db.claims import Claim, ClaimTaken, take
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading
 from broker.db.reserve import DiskReserve
 from broker.db.sqlite import is_full
 from broker.db.writer import Failed, GroupWriter, no_probe
 from broker.entropy import Entropy
-from broker.errors import BrokerError, Conflict, Unavailable
+from broker.errors import BrokerError, Unavailable
 from broker.formats import record
 from broker.formats.merkle import leaf_hash
 
@@ -110,16 +111,6 @@ class Receipt:
     result: object
 
 
-class ClaimTaken(Conflict):
-    """Somebody else holds a key that the step needs once, or holds it with another value."""
-
-    reason = "claim_taken"
-
-    def __init__(self, key: str) -> None:
-        super().__init__("This proof or evidence was used already.")
-        self.key = key
-
-
 @dataclass(frozen=True, slots=True)
 class _Record:
     event: Event
@@ -165,6 +156,7 @@ class AuditLog:
         probe: Callable[[str], None] = no_probe,
     ) -> None:
         self._tag_key = tag_key
+        self._seals = Seals(tag_key)
         self._entropy = entropy
         self._reserve = reserve
         self._owed: deque[Step] = deque()  # as many as there were calls under way: none begins that cannot be recorded
@@ -177,6 +169,7 @@ class AuditLog:
         self.inputs = StoredInputs()
         self.traits = Traits()
         self._proof: tuple[int, bytes] | None = None
+        self._told = ""  # why the log cannot go on in this database, so that it is said once
         self._winding_down = reserve is not None and not reserve.hold()
         self._writer: GroupWriter[Prepared, Receipt] = GroupWriter(
             engine,
@@ -306,19 +299,23 @@ class AuditLog:
         rows = [self._row(idx, built, self.traits.id_of(connection, built.key)) for idx, built in placed]
         self.inputs.store(connection, [(built.agent_tag, each) for _, built in placed for each in built.event.inputs])
         insert_rows(connection, "records", _COLUMNS, rows)
+        self._seals.seal(connection, size - len(rows), [row[_LEAF] for row in rows])
         note_spans(connection, size - len(rows), size)
         self._next = size
         self._proof = (rows[-1][0], rows[-1][_LEAF]) if rows else None
         return outcomes
 
     def _stored(self, connection: Connection) -> int:
-        """How many entries are stored after a failure; never fewer than were durable before it."""
+        """How many entries are stored after a failure: those durable before it, or its own batch, too. Fails closed."""
         size = stored_size(connection)
-        if size < self._size:
-            raise Unavailable(
-                f"The database holds {size} entries of {self._size} that were durable. Bring back the one that has "
-                "them, and restart the broker."
-            )
+        if self._proof is not None and self._landed(connection):
+            self._size = max(self._size, self._proof[0] + 1)  # its commit failed, and is stored all the same
+        if size != self._size:
+            refusal = not_continued(self._size, size)
+            if refusal.detail != self._told:
+                log.error(refusal.detail)
+                self._told = refusal.detail
+            raise refusal
         return size
 
     def _landed(self, connection: Connection) -> bool:

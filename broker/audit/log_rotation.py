@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from broker.audit.events import BROKER, Event, Group, Kind
 from broker.audit.log import AuditLog, Receipt, Step
 from broker.audit.log_keys import LogKeys, SuccessionRow
-from broker.audit.tree import AuditTree, sign_head_again, stored_head
+from broker.audit.tree import AuditTree, sign_head_again, signed_head, stored_head
 from broker.clock import Clock
 from broker.db.engine import reading
 from broker.entropy import Entropy, new_id
@@ -127,7 +127,7 @@ class LogRotation:
             head, signing = stored_head(connection), self._keys.signing(connection)
         if head is None:
             raise Unavailable("The log has no checkpoint yet. Try again in a second.")
-        tree, old = checkpoint.parse_unverified(head), signing[0]
+        tree, old = signed_head(head, signing[0]), signing[0]
         said = Succession(tree.origin, old.vkey, new.vkey, tree.size, tree.root)
         statement = succession.sign(said, old, new)
         overlaps_until = now if compromised else now + self._overlap_s

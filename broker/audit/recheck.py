@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect
 
 from broker.audit import erasures, traits
 from broker.audit.erasures import Erasures
 from broker.audit.log import agent_tag
+from broker.audit.seals import Seals
 from broker.audit.tree import stored_head
 from broker.db.engine import execute, reading
 from broker.errors import Malformed, ProofInvalid
@@ -47,6 +48,7 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
     3. A group that is not there was erased, as a record of the erasure says (`broker.audit.erasures`).
     4. What a search goes by is what the record says, as far as its groups are there.
     5. The leaves under the checkpoint hash to its root (RFC 6962 §2.1).
+    6. What waits for a checkpoint is sealed as the broker wrote it (`broker.audit.seals`).
 
     Raises:
         ProofInvalid, Malformed: the text names the record, or says that the checkpoint does not fit.
@@ -81,6 +83,8 @@ def recheck(engine: Engine, log_key: NoteVerifier, tag_key: bytes) -> Rechecked:
             frontier.append(leaf)
             if frontier.size == head.size:
                 root = frontier.root()
+        if root == head.root and inspect(connection).has_table("seals"):  # else of a broker that knew none
+            Seals(tag_key).check(connection, head.size, frontier.size)
     if root != head.root:
         raise ProofInvalid(f"The records do not hash to the checkpoint of {head.size}: they were replaced or removed.")
     return Rechecked(note, head, frontier.size)

@@ -1,9 +1,8 @@
 """The Merkle tree over the entries (RFC 6962 §2.1), its checkpoints (C2SP tlog-checkpoint) and its proofs.
 
-Order of integration: the entries are durable (stage) → sign a checkpoint over them → keep it beside the database →
-compare-and-swap the head → publish. A process that dies anywhere repeats it from the durable entries; there is no other
-recovery. Subtrees of 256 leaves (and 256 of those, …) are stored when they are complete and never change: an attacker
-who can modify them can at most make proofs that do not verify.
+Order of integration: the entries are durable (stage) → their seals are opened → sign a checkpoint over them → keep it
+beside the database → compare-and-swap the head → publish. A process that dies anywhere repeats it from the durable
+entries; there is no other recovery.
 """
 
 from __future__ import annotations
@@ -18,26 +17,17 @@ from sqlmodel import Field, SQLModel
 from broker.audit.log import stored_size
 from broker.audit.log_keys import LogKeys
 from broker.audit.published import Lost, PublishedCheckpoint
+from broker.audit.seals import Seals, forget
+from broker.audit.subtrees import SPAN, Hashes
 from broker.db.engine import BIG_INTEGER, execute, insert_rows, reading, writing
 from broker.errors import ConfigurationError, NotFound, ProofInvalid, Unavailable, VerificationFailed
 from broker.formats import checkpoint, merkle, note
 from broker.formats.checkpoint import Checkpoint
-from broker.formats.merkle import leaf_hash
-from broker.formats.note import NoteVerifier
+from broker.formats.merkle import Frontier, leaf_hash
+from broker.formats.note import NoteSigner, NoteVerifier
 
-_SPAN = 256
-_CHUNK = 64 * _SPAN
+_CHUNK = 64 * SPAN
 """Leaves integrated under one checkpoint, so that a long backlog is worked off in bounded memory."""
-
-
-class SubtreeRow(SQLModel, table=True):
-    """The hash over 256^level leaves beginning at n · 256^level."""
-
-    __tablename__ = "subtrees"
-
-    level: int = Field(primary_key=True)
-    n: int = Field(primary_key=True, sa_type=BIG_INTEGER)
-    hash: bytes
 
 
 class HeadRow(SQLModel, table=True):
@@ -73,12 +63,16 @@ class AuditTree:
     Args:
         engine: the database that holds the records.
         keys: which keys sign; their name is the log's origin.
+        seals: what the log seals its records with.
         published: keeps each checkpoint beside the database before it is published; None keeps nothing.
     """
 
-    def __init__(self, engine: Engine, keys: LogKeys, published: PublishedCheckpoint | None = None) -> None:
+    def __init__(
+        self, engine: Engine, keys: LogKeys, seals: Seals, published: PublishedCheckpoint | None = None
+    ) -> None:
         self._engine = engine
         self._keys = keys
+        self._seals = seals
         self._published = published
         self.covered = 0
         """How many entries the newest checkpoint covers that this process knows of; `integrate` follows it."""
@@ -95,8 +89,8 @@ class AuditTree:
             signer = self._keys.signing(connection)[0]
         try:
             if head is not None:
-                checkpoint.open_signed(head, NoteVerifier.parse(signer.vkey))
-        except VerificationFailed as error:
+                signed_head(head, signer)
+        except ProofInvalid as error:
             raise ConfigurationError(
                 "the log's last checkpoint is not signed by the log's key in the folder keys; restore the keys that "
                 "belong to the database"
@@ -117,7 +111,7 @@ class AuditTree:
             held, (covered, head) = stored_size(connection), _head(connection)
             if held < covered:
                 raise _removed(held, covered)
-            hashes = _Hashes(connection)
+            hashes = Hashes(connection)
             if head is not None and hashes.hash_of(0, covered) != checkpoint.parse_unverified(head).root:
                 raise _altered(connection, covered)
             if kept is None:
@@ -140,31 +134,39 @@ class AuditTree:
         """Brings the tree up to the durable entries; returns the newest checkpoint, or None for an empty log.
 
         Raises:
-            ProofInvalid: the log does not continue its last checkpoint: entries were removed or replaced. Nothing is
-                signed, so that the broker never vouches for two histories.
+            ProofInvalid: the log does not continue its last checkpoint, for entries were removed or replaced, or it
+                goes on with what this broker did not write. Nothing is signed, so that the broker never vouches for two
+                histories, nor for somebody else's.
         """
         while True:
             with reading(self._engine) as session:
                 connection = session.connection()
-                old, head = _head(connection)
-                size = min(stored_size(connection), old + _CHUNK)
-                if size < old:
-                    raise _removed(size, old)
-                if size == old:
+                (old, head), held = _head(connection), stored_size(connection)
+                if held < old:
+                    raise _removed(held, old)
+                if held == old:
                     self.covered = old
                     return head
-                hashes = _Hashes(connection)
-                if head is not None and hashes.hash_of(0, old) != checkpoint.parse_unverified(head).root:
-                    raise _altered(connection, old)
-                subtrees = hashes.complete(old, size)
-                root = hashes.hash_of(0, size)
                 signers = self._keys.signing(connection)  # as the head that is followed: a change of keys changes both
-            signed = checkpoint.sign(Checkpoint(signers[0].name, size, root), *signers)
+                hashes = Hashes(connection)
+                edge = Frontier.from_nodes(old, hashes.hash_of)
+                if head is not None and edge.root() != signed_head(head, signers[0]).root:
+                    raise _altered(connection, old)
+                # the root is over these and what was signed: no stored hash above the new ones counts for it
+                edge.extend(self._seals.opened(connection, old, held, _CHUNK))
+                size, subtrees = edge.size, hashes.complete(old, edge.size)
+            signed = checkpoint.sign(Checkpoint(signers[0].name, size, edge.root()), *signers)
             if self._published is not None:
                 self._published.keep(signed)
             with writing(self._engine) as connection:
                 if _swap(connection, old, head, size, signed):
                     insert_rows(connection, "subtrees", ("level", "n", "hash"), subtrees)
+                    forget(connection, size)
+
+    def adopt(self) -> None:
+        """Seals what waits for integration since a version that knew no seals; see `KeyRing.seals_begun` for when."""
+        with writing(self._engine) as connection:
+            self._seals.adopt(connection, _head(connection)[0], stored_size(connection))
 
     def backlog(self) -> Backlog:
         """How far integration is behind the stored entries."""
@@ -202,7 +204,7 @@ class AuditTree:
             connection = session.connection()
             if not 0 < size <= stored_size(connection):
                 raise NotFound(f"There is no tree of {size} entries.")
-            return _Hashes(connection).hash_of(0, size)
+            return Hashes(connection).hash_of(0, size)
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """The inclusion proof of entry `index` in the tree of `size` entries (RFC 6962 §2.1.1).
@@ -214,7 +216,7 @@ class AuditTree:
             connection = session.connection()
             if not 0 <= index < size <= stored_size(connection):
                 raise NotFound(f"There is no tree of {size} entries that holds entry {index}.")
-            return merkle.inclusion_proof(index, size, _Hashes(connection).hash_of)
+            return merkle.inclusion_proof(index, size, Hashes(connection).hash_of)
 
     def inclusions(self, indices: Sequence[int], size: int) -> list[list[bytes]]:
         """The inclusion proofs of several entries in one tree; neighbours share most of what is read for them.
@@ -226,7 +228,7 @@ class AuditTree:
             connection = session.connection()
             if not all(0 <= index < size for index in indices) or size > stored_size(connection):
                 raise NotFound(f"There is no tree of {size} entries that holds all of these.")
-            hash_of = cache(_Hashes(connection).hash_of)
+            hash_of = cache(Hashes(connection).hash_of)
             return [merkle.inclusion_proof(index, size, hash_of) for index in indices]
 
     def vouch(self, head: str, text: str) -> str:
@@ -255,7 +257,7 @@ class AuditTree:
             connection = session.connection()
             if not 0 < old <= new <= stored_size(connection):
                 raise NotFound(f"There are no trees of {old} and {new} entries.")
-            return merkle.consistency_proof(old, new, _Hashes(connection).hash_of)
+            return merkle.consistency_proof(old, new, Hashes(connection).hash_of)
 
     def tile(self, level: int, n: int, width: int) -> bytes:
         """`width` hashes of tile (level, n), each 32 bytes (C2SP tlog-tiles).
@@ -266,9 +268,9 @@ class AuditTree:
         with reading(self._engine) as session:
             connection = session.connection()
             size, _ = _head(connection)
-            if not (0 < width <= _SPAN and 0 <= level < 8 and n >= 0 and (n * _SPAN + width) * _SPAN**level <= size):
+            if not (0 < width <= SPAN and 0 <= level < 8 and n >= 0 and (n * SPAN + width) * SPAN**level <= size):
                 raise NotFound("The tree under the newest checkpoint has no such tile.")
-            return b"".join(_Hashes(connection).nodes(level, n * _SPAN, width))
+            return b"".join(Hashes(connection).nodes(level, n * SPAN, width))
 
 
 def stored_head(connection: Connection) -> str | None:
@@ -280,6 +282,21 @@ def sign_head_again(connection: Connection, head: str, signed: str) -> bool:
     """Puts other signatures under the head, if it is still `head`."""
     size = checkpoint.parse_unverified(head).size
     return _swap(connection, size, head, size, signed)
+
+
+def signed_head(head: str, signer: NoteSigner) -> Checkpoint:
+    """A stored head, once it is seen that the log's key signed it.
+
+    Raises:
+        ProofInvalid: it did not.
+    """
+    try:
+        return checkpoint.open_signed(head, NoteVerifier.parse(signer.vkey))
+    except VerificationFailed as error:
+        raise ProofInvalid(
+            f"the log's last checkpoint is not signed by the log's key: {error.detail} It was altered or replaced; "
+            "restore the database from a backup. Nothing is signed after it"
+        ) from error
 
 
 def _removed(held: int, covered: int) -> ProofInvalid:
@@ -306,10 +323,10 @@ def _unfit(connection: Connection, size: int) -> Iterator[str]:
             yield f"record {index} is missing"
         if leaf_hash(bytes(entry)) != bytes(leaf):
             yield f"record {idx} is not the one that was hashed"
-    hashes = _Hashes(connection)
+    hashes = Hashes(connection)
     for n, stored in execute(connection, "SELECT n, hash FROM subtrees WHERE level = 1 ORDER BY n").all():
-        if (n + 1) * _SPAN <= size and merkle.root_of(hashes.nodes(0, n * _SPAN, _SPAN)) != bytes(stored):
-            yield f"one of the records {n * _SPAN} to {(n + 1) * _SPAN - 1}, or the hash over them"
+        if (n + 1) * SPAN <= size and merkle.root_of(hashes.nodes(0, n * SPAN, SPAN)) != bytes(stored):
+            yield f"one of the records {n * SPAN} to {(n + 1) * SPAN - 1}, or the hash over them"
 
 
 def _head(connection: Connection) -> tuple[int, str | None]:
@@ -326,50 +343,3 @@ def _swap(connection: Connection, old: int, head: str | None, new: int, note: st
         statement = "UPDATE log_head SET size = ?, note = ? WHERE id = 1 AND size = ? AND note = ?"
         done = execute(connection, statement, (new, note, old, head))
     return done.rowcount == 1
-
-
-class _Hashes:
-    """The tree's hashes as stored, and those made in this integration that are not stored yet."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._fresh: dict[tuple[int, int], bytes] = {}
-
-    def complete(self, old: int, new: int) -> list[tuple[int, int, bytes]]:
-        """Makes the subtrees that become complete when the tree grows from `old` to `new`, as (level, n, hash)."""
-        level, span = 1, _SPAN
-        while new // span > 0:
-            for n in range(old // span, new // span):
-                self._fresh[level, n] = merkle.root_of(self.nodes(level - 1, n * _SPAN, _SPAN))
-            level, span = level + 1, span * _SPAN
-        return [(level, n, value) for (level, n), value in self._fresh.items()]
-
-    def nodes(self, level: int, first: int, count: int) -> list[bytes]:
-        """`count` neighbours from `first`: leaves at level 0, complete subtrees of 256^level leaves above."""
-        if level == 0:
-            found = self._stored(
-                "SELECT leaf FROM records WHERE idx >= ? AND idx < ? ORDER BY idx", first, first + count
-            )
-        else:
-            sql = "SELECT hash FROM subtrees WHERE n >= ? AND n < ? AND level = ? ORDER BY n"
-            found = self._stored(sql, first, first + count, level)
-            made = (self._fresh.get((level, n)) for n in range(first + len(found), first + count))
-            found += [value for value in made if value is not None]
-        if len(found) != count:
-            raise ProofInvalid(
-                f"the log lacks hashes from {first} to {first + count} on level {level}: rows were removed"
-            )
-        return found
-
-    def hash_of(self, start: int, end: int) -> bytes:
-        """The hash over the entries [start, end), a range of RFC 6962 §2.1."""
-        width = end - start
-        if width & (width - 1) == 0 and start % width == 0:
-            level = (width.bit_length() - 1) // 8
-            span = _SPAN**level
-            return merkle.root_of(self.nodes(level, start // span, width // span))
-        split = 1 << ((width - 1).bit_length() - 1)
-        return merkle.node_hash(self.hash_of(start, start + split), self.hash_of(start + split, end))
-
-    def _stored(self, sql: str, *key: int) -> list[bytes]:
-        return [bytes(row[0]) for row in execute(self._connection, sql, key)]

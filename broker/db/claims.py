@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine
 from sqlmodel import Field, SQLModel
 
 from broker.db.engine import execute, insert_rows, reading, select_in, writing
+from broker.errors import Conflict
 
 _PRUNED_AT_ONCE = 2_000
 """Rows deleted in one transaction, some 30 ms: the writer of records waits for it."""
@@ -47,6 +48,16 @@ class Claim:
     def stored(self) -> str:
         """The key as the table has it."""
         return f"@{self.moment:x} {self.key}" if self.moment else self.key
+
+
+class ClaimTaken(Conflict):
+    """Somebody else holds a key that a step needs once, or holds it with another value."""
+
+    reason = "claim_taken"
+
+    def __init__(self, key: str) -> None:
+        super().__init__("This proof or evidence was used already.")
+        self.key = key
 
 
 def take(connection: Connection, wishes: Sequence[Sequence[Claim]]) -> list[str | None]:

@@ -9,7 +9,7 @@ verification.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from broker.errors import ProofInvalid
 
@@ -102,6 +102,11 @@ class Frontier:
             size >>= 1
         hashes.append(leaf)
         self.size += 1
+
+    def extend(self, leaves: Iterable[bytes]) -> None:
+        """Adds leaf hashes, in order."""
+        for leaf in leaves:
+            self.append(leaf)
 
     def root(self) -> bytes:
         """The root over all leaves so far."""

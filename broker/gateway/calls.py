@@ -15,10 +15,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from broker.audit.events import Event, Kind
-from broker.audit.log import AuditLog, ClaimTaken, Step
+from broker.audit.log import AuditLog, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
-from broker.db.claims import Claim
+from broker.db.claims import Claim, ClaimTaken
 from broker.errors import (
     BrokerError,
     CallDenied,

@@ -18,7 +18,7 @@ from broker.keys.sealed import Seal, Unlock, is_sealed
 SEAL = "seal.json"
 """Says that a folder is sealed, and with which salt."""
 
-PUBLIC = frozenset({SEAL, "log.origin", "log.begun"})
+PUBLIC = frozenset({SEAL, "log.origin", "log.begun", "seals.begun"})
 """Files of the folder that hold nothing private, and are never sealed."""
 
 

@@ -196,6 +196,16 @@ class KeyRing:
         if not self.log_begun:
             write_private(self._files.path / "log.begun", b"")
 
+    @property
+    def seals_begun(self) -> bool:
+        """Whether records are sealed: then none is taken without a seal, whatever the database says of its age."""
+        return (self._files.path / "seals.begun").exists()
+
+    def mark_seals_begun(self) -> None:
+        """Notes that every record is sealed from now on."""
+        if not self.seals_begun:
+            write_private(self._files.path / "seals.begun", b"")
+
     # Secrets
 
     @property

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from sqlmodel import Session
 
 from broker.audit.events import Kind
-from broker.audit.log import AuditLog, ClaimTaken, Step
+from broker.audit.log import AuditLog, Step
 from broker.audit.refusals import Allowance, RefusalCounter
 from broker.clock import Clock
-from broker.db.claims import Claim
+from broker.db.claims import Claim, ClaimTaken
 from broker.entropy import Entropy
 from broker.errors import (
     BrokerError,

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from broker.audit.disclosure import WHOLE, Disclosure
 from broker.audit.events import Event, Kind
-from broker.audit.log import AuditLog, ClaimTaken, Step
+from broker.audit.log import AuditLog, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
+from broker.db.claims import ClaimTaken
 from broker.errors import AccessDenied, InvalidDpopProof, Refused
 from broker.formats.record import GROUPS
 from broker.identity.operators import Operator

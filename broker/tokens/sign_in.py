@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from sqlmodel import Session
 
 from broker.audit.events import Event, Kind
-from broker.audit.log import AuditLog, ClaimTaken, Step
+from broker.audit.log import AuditLog, Step
 from broker.audit.refusals import RefusalCounter
 from broker.clock import Clock
+from broker.db.claims import ClaimTaken
 from broker.entropy import Entropy
 from broker.errors import AccessDenied, ConfigurationError, InvalidDpopProof, Refused
 from broker.formats import dpop

@@ -24,7 +24,7 @@ from broker.db.engine import reading
 from broker.formats import checkpoint
 from broker.formats.note import NoteSigner
 from tests.audit.dying import opened, say, serve
-from tests.audit.logs import event, open_log, signed_by
+from tests.audit.logs import SEALS, event, open_log, signed_by
 
 ORIGIN = "dying.example/log"
 RECORDS = 3
@@ -33,6 +33,7 @@ RECORDS = 3
 _TRACED = {
     "integrate": "tree.py",
     "_swap": "tree.py",
+    "forget": "seals.py",
     "keep": "published.py",
     "replace_private": "files.py",
     "sign": "checkpoint.py",
@@ -45,7 +46,7 @@ def _integrate(folder: str, url: str | None, key: str, line: int) -> None:
     place = Path(folder)
     engine = opened(place, url)
     signer = NoteSigner(ORIGIN, Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key)))
-    tree = AuditTree(engine, signed_by(signer), PublishedCheckpoint(place))
+    tree = AuditTree(engine, signed_by(signer), SEALS, PublishedCheckpoint(place))
     lost = tree.lost() if (place / "checkpoint").exists() else None
     with reading(engine) as session:
         head = stored_head(session.connection())

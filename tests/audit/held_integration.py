@@ -18,7 +18,7 @@ from broker.db.engine import begin_to_write, open_engine, open_server
 from broker.db.sqlite import sqlite_url
 from broker.entropy import new_id, system_entropy
 from broker.formats.note import NoteSigner
-from tests.audit.logs import signed_by
+from tests.audit.logs import SEALS, signed_by
 
 ORIGIN = "two.example/log"
 
@@ -40,7 +40,7 @@ def main(folder: str, key: str, url: str | None = None) -> None:
     engine = open_engine(sqlite_url(place)) if url is None else open_server(database_url.keywords(url), None, name)
     begin_to_write(engine, name)
     signer = NoteSigner(ORIGIN, Ed25519PrivateKey.from_private_bytes(bytes.fromhex(key)))
-    note = AuditTree(engine, signed_by(signer), _Held(place)).integrate()
+    note = AuditTree(engine, signed_by(signer), SEALS, _Held(place)).integrate()
     sys.stdout.write(f"{note!r}\n")
     engine.dispose()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlmodel import Session
 
 from broker.audit import erasures
@@ -18,8 +18,9 @@ from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog
 from broker.audit.log_keys import LogKeys
 from broker.audit.ranges import read_range
+from broker.audit.seals import Seals
 from broker.audit.tree import AuditTree
-from broker.db.engine import reading
+from broker.db.engine import insert_rows, reading
 from broker.db.reserve import DiskReserve
 from broker.db.writer import no_probe
 from broker.entropy import system_entropy
@@ -29,6 +30,7 @@ from broker.formats.note import NoteSigner
 
 AT = 1_800_000_000.0
 TAG_KEY = b"k" * 32
+SEALS = Seals(TAG_KEY)
 T = TypeVar("T")
 
 
@@ -44,6 +46,13 @@ def open_log(
         timeout_s=timeout_s,
         probe=probe,
     )
+
+
+def put_records(connection: Connection, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Stores rows of records that follow each other as one batch, sealed as the log seals what it commits."""
+    insert_rows(connection, "records", columns, rows)
+    if rows:
+        SEALS.seal(connection, rows[0][columns.index("idx")], [row[columns.index("leaf")] for row in rows])
 
 
 def reader(engine: Engine) -> Read:

@@ -23,7 +23,7 @@ from broker.audit.tree import AuditTree
 from broker.db.engine import execute, reading, writing
 from broker.errors import BrokerError, Malformed, NotFound, ProofInvalid
 from broker.formats.note import NoteSigner, NoteVerifier
-from tests.audit.logs import event, open_log, signed_by
+from tests.audit.logs import SEALS, event, open_log, signed_by
 from tests.databases import open_database
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
@@ -39,7 +39,7 @@ def _filled(engine: Engine, folder: Path, *events: Any) -> AuditTree:
     for each in events:
         asyncio.run(log.record(Step((each,))))
     log.close()
-    return AuditTree(engine, signed_by(SIGNER))
+    return AuditTree(engine, signed_by(SIGNER), SEALS)
 
 
 def _bundle(engine: Engine, tree: AuditTree, index: int) -> bytes:

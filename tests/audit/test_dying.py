@@ -17,7 +17,7 @@ from broker.formats.note import NoteSigner, NoteVerifier
 from tests import databases
 from tests.audit.dying import Dying
 from tests.audit.dying_integration import ORIGIN, RECORDS
-from tests.audit.logs import check_rows, rows, signed_by
+from tests.audit.logs import SEALS, check_rows, rows, signed_by
 
 _SIGKILL = 9
 _FEWEST_STATEMENTS = 10
@@ -91,7 +91,7 @@ def _check(folder: Path, signer: NoteSigner, seen: list[str]) -> None:
     try:
         check_rows(engine)
         leaves = [row["leaf"] for row in rows(engine)]
-        head = AuditTree(engine, signed_by(signer)).head()
+        head = AuditTree(engine, signed_by(signer), SEALS).head()
     finally:
         engine.dispose()
     trees: list[Checkpoint] = [

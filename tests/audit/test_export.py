@@ -26,7 +26,7 @@ from broker.errors import Conflict, Malformed, NotFound, Unavailable
 from broker.formats import merkle, note
 from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteSigner
-from tests.audit.logs import event, open_log, signed_by
+from tests.audit.logs import SEALS, event, open_log, signed_by
 from tests.audit.packages import erase
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
@@ -40,7 +40,7 @@ def _grow(engine: Engine, folder: Path, count: int, **groups: Any) -> AuditTree:
     events = tuple(event(f"agent-{n % AGENTS}", Kind.CALL_ADMITTED, **groups) for n in range(count))
     asyncio.run(log.record(Step(events)))
     log.close()
-    tree = AuditTree(engine, signed_by(SIGNER))
+    tree = AuditTree(engine, signed_by(SIGNER), SEALS)
     tree.integrate()
     return tree
 
@@ -267,7 +267,7 @@ def test_what_is_no_cursor_is_refused(engine: Engine, tmp_path: Path, text: str)
 def test_a_log_without_a_checkpoint_has_no_export(engine: Engine) -> None:
     """Nothing is signed for yet."""
     with pytest.raises(NotFound):
-        export.begin(AuditTree(engine, signed_by(SIGNER)), "")
+        export.begin(AuditTree(engine, signed_by(SIGNER), SEALS), "")
 
 
 def test_a_line_holds_the_record(engine: Engine, tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from sqlalchemy.exc import OperationalError
 from sqlmodel import Session
 
 from broker.audit.events import ABANDONED, Kind
-from broker.audit.log import AuditLog, ClaimTaken, Receipt, Step
-from broker.db.claims import Claim, unexpired
-from broker.db.engine import writing
+from broker.audit.log import AuditLog, Receipt, Step
+from broker.db.claims import Claim, ClaimTaken, unexpired
+from broker.db.engine import execute, reading, writing
 from broker.errors import Conflict, Malformed, Unavailable
 from broker.identity.instances import Instance, store
-from tests.audit.logs import AT, check_rows, event, kinds, open_log, remedies, rows
+from tests.audit.logs import AT, SEALS, check_rows, event, kinds, open_log, remedies, rows
 from tests.db.notes import Gate
 from tests.faults import CappedDatabase, locked, until
 
@@ -402,13 +402,48 @@ async def test_an_end_that_can_never_be_recorded_blocks_nobody(log: AuditLog, en
         await log.record(Step((event("a", request={"count": 2**60}),)))
 
 
-async def test_another_writers_records_are_never_overwritten(log: AuditLog, engine: Engine) -> None:
-    """Rows that came from elsewhere fail one step, which says so; then the log continues behind them."""
+async def test_another_writers_records_are_never_overwritten(
+    log: AuditLog, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor are they gone on behind: nothing is recorded, and the log says which they are, until they are gone."""
     await log.record(Step((event("a"),)))
     columns = "at, kind, agent, agent_tag, outcome, model, request_id, entry, leaf, commitments, groups"
     with writing(engine) as connection:
         connection.exec_driver_sql(f"INSERT INTO records (idx, seq, {columns}) SELECT 1, 2, {columns} FROM records")
-    with pytest.raises(Unavailable):
-        await log.record(Step((event("a"),)))
-    assert (await log.record(Step((event("a"),)))).indices == (2,)
-    assert [row["seq"] for row in rows(engine)] == [1, 2, 3]
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await log.record(Step((event("a"),)))
+    assert caplog.text.count("Record 1 was not written by this broker. Nothing is recorded after that") == 1
+    assert (log.ready, len(rows(engine))) == (False, 2)
+    with writing(engine) as connection:
+        execute(connection, "DELETE FROM records WHERE idx = 1")
+    assert (await log.record(Step((event("a"),)))).indices == (1,)
+    assert [row["seq"] for row in rows(engine)] == [1, 2]
+
+
+@pytest.mark.parametrize("landed", [True, False])
+async def test_a_commit_that_failed_is_its_own_whether_it_landed_or_not(
+    engine: Engine, tmp_path: Path, landed: bool
+) -> None:
+    """Rows that it finds after a failure are its own, or nobody's: it goes on behind them, again and again."""
+
+    def probe(point: str) -> None:
+        if failing and point == ("committed" if landed else "applied"):
+            raise OperationalError("COMMIT", None, Exception("disk trouble"))
+
+    failing, durable = False, 1
+    log = open_log(engine, tmp_path, probe=probe)
+    await log.record(Step((event("a"),)))
+    for _ in range(2):
+        failing = True
+        for _ in range(2):
+            with pytest.raises(Unavailable):
+                await log.record(Step((event("a"),) * 3))
+            durable += 3 * landed
+        failing = False
+        assert (await log.record(Step((event("a"),)))).indices == (durable,)
+        durable += 1
+    log.close()
+    check_rows(engine)
+    with reading(engine) as session:
+        SEALS.check(session.connection(), 0, durable)

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Engine
 
 from broker.audit.disclosure import WHOLE
@@ -19,13 +20,14 @@ from broker.audit.log_rotation import LogRotation
 from broker.audit.published import PublishedCheckpoint
 from broker.audit.trail import bundle, verify_bundle
 from broker.audit.tree import AuditTree
-from broker.db.engine import reading
+from broker.db.engine import execute, reading, writing
 from broker.entropy import system_entropy
 from broker.errors import ConfigurationError, ProofInvalid, Unavailable
 from broker.formats import checkpoint, note, succession
-from broker.formats.note import NoteVerifier
+from broker.formats.checkpoint import Checkpoint
+from broker.formats.note import NoteSigner, NoteVerifier
 from broker.keys import KeyRing
-from tests.audit.logs import event, open_log
+from tests.audit.logs import SEALS, event, open_log
 from tests.build import Running, running
 from tests.fakes import FakeClock
 from tests.faults import until
@@ -47,7 +49,7 @@ class Log:
         """Everything that a process keeps in memory, read anew."""
         self.ring = KeyRing(self.folder / "keys", system_entropy, log_origin="broker.example/log")
         self.keys = LogKeys(self.ring.log_signers, self.ring.first_log_signer)
-        self.tree = AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
+        self.tree = AuditTree(self.engine, self.keys, SEALS, PublishedCheckpoint(self.folder))
         self.rotation = self._rotation(self.audit)
         self.rotation.load()
         self.rotation.tidy()
@@ -87,6 +89,25 @@ async def log(engine: Engine, tmp_path: Path) -> AsyncIterator[Log]:
     await made.grow(3)
     yield made
     made.audit.close()
+
+
+async def test_a_head_that_nobody_signed_is_not_handed_over(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put in place of the head just before, it gets no signature of the new key, and no statement speaks of it."""
+    whole, vkey = log.tree.integrate, log.keys.vkey
+
+    def integrate() -> str | None:
+        head = whole()
+        tree = checkpoint.parse_unverified(head or "")
+        with writing(log.engine) as connection:
+            other = checkpoint.sign(Checkpoint(tree.origin, tree.size, bytes(32)), stranger)
+            execute(connection, "UPDATE log_head SET note = ?", (other,))
+        return head
+
+    stranger = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
+    monkeypatch.setattr(log.tree, "integrate", integrate)
+    with pytest.raises(ProofInvalid, match="not signed by the log's key"):
+        await log.rotate()
+    assert (log.tree.successions(), log.keys.vkey) == ((), vkey)
 
 
 def _signers(signed: str) -> set[bytes]:

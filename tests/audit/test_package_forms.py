@@ -37,7 +37,7 @@ from broker.formats.note import NoteSigner, encode_base64
 from broker.policy.decided import cut
 from broker.policy.request import Entity
 from tests import databases
-from tests.audit.logs import AT, event, open_log, signed_by
+from tests.audit.logs import AT, SEALS, event, open_log, signed_by
 from tests.audit.packages import signed_again, signed_as_it_is, take_away, unpacked
 from tests.cli.running import Person
 
@@ -76,7 +76,7 @@ def _package(
     if kind_taken:
         with writing(engine) as connection:
             take_away(connection, "posture", kind_taken)
-    tree = AuditTree(engine, signed_by(SIGNER))
+    tree = AuditTree(engine, signed_by(SIGNER), SEALS)
     tree.integrate()
     with reading(engine) as session:
         begun = packages.begin(session, tree, scope or Scope(), tag, WHOLE, now=AT)

@@ -27,7 +27,7 @@ from broker.errors import NotFound, Unavailable
 from broker.formats.note import NoteSigner
 from broker.policy.decided import cut
 from broker.policy.request import Entity
-from tests.audit.logs import AT, TAG_KEY, event, open_log, signed_by
+from tests.audit.logs import AT, SEALS, TAG_KEY, event, open_log, signed_by
 from tests.audit.packages import unpacked, verified
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
@@ -52,7 +52,7 @@ def _filled(engine: Engine, folder: Path, count: int) -> AuditTree:
 
     asyncio.run(fill())
     log.close()
-    tree = AuditTree(engine, signed_by(SIGNER))
+    tree = AuditTree(engine, signed_by(SIGNER), SEALS)
     tree.integrate()
     return tree
 
@@ -97,7 +97,7 @@ def test_large_entities_are_held_a_few_at_once(engine: Engine, tmp_path: Path) -
     for each in slices:
         asyncio.run(log.record(Step((event(decision={"entities": each.digest}, inputs=(each,)),))))
     log.close()
-    tree = AuditTree(engine, signed_by(SIGNER))
+    tree = AuditTree(engine, signed_by(SIGNER), SEALS)
     tree.integrate()
     begun = _begun(engine, tree, Scope())
     del slices, each
@@ -149,7 +149,7 @@ def test_a_key_that_was_replaced_meanwhile_ends_it_in_the_middle(engine: Engine,
     """The new key signs no manifest of the old one's tree: what came until then is no ZIP file."""
     tree = _filled(engine, tmp_path, 5)
     begun = _begun(engine, tree, Scope())
-    other = AuditTree(engine, signed_by(NoteSigner(SIGNER.name, Ed25519PrivateKey.generate())))
+    other = AuditTree(engine, signed_by(NoteSigner(SIGNER.name, Ed25519PrivateKey.generate())), SEALS)
     pieces: list[bytes] = []
     with pytest.raises(Unavailable, match="replaced meanwhile"):
         pieces.extend(package.written(begun, engine, other, _no_sets))

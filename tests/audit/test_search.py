@@ -25,7 +25,7 @@ from broker.audit.tree import AuditTree
 from broker.db.engine import execute, insert_rows, reading, writing
 from broker.errors import InvalidRequest, Unavailable
 from broker.formats.note import NoteSigner
-from tests.audit.logs import AT, open_log, reader, rows, signed_by
+from tests.audit.logs import AT, SEALS, open_log, reader, rows, signed_by
 from tests.audit.logs import event as made
 from tests.fakes import FakeClock
 
@@ -328,7 +328,7 @@ async def test_no_page_of_a_principal_sorts_all_its_records(engine: Engine, tmp_
     log = open_log(engine, tmp_path)
     for agent in ("a", "b", "a", "a"):
         await log.record(Step((made(agent),)))
-    tree = AuditTree(engine, signed_by(NoteSigner("log", Ed25519PrivateKey.generate())))
+    tree = AuditTree(engine, signed_by(NoteSigner("log", Ed25519PrivateKey.generate())), SEALS)
     tree.integrate()
     plans.clear()
     with reading(engine) as session:

@@ -31,7 +31,7 @@ from broker.formats import checkpoint, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
 from broker.formats.record import GROUPS
-from tests.audit.logs import AT, TAG_KEY, PublicBytes, event, open_log, reader, signed_by
+from tests.audit.logs import AT, SEALS, TAG_KEY, PublicBytes, event, open_log, reader, signed_by
 from tests.audit.test_tree import SIGNER, VERIFIER
 from tests.fakes import FakeClock
 
@@ -54,7 +54,7 @@ class Stored:
     @property
     def tree(self) -> AuditTree:
         """Its tree, as a process begins with it."""
-        return AuditTree(self.engine, self.keys, PublishedCheckpoint(self.folder))
+        return AuditTree(self.engine, self.keys, SEALS, PublishedCheckpoint(self.folder))
 
     async def append(self, number: int) -> None:
         """Appends records."""

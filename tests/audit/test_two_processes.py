@@ -19,7 +19,7 @@ from broker.formats import checkpoint, merkle
 from broker.formats.note import NoteSigner
 from tests import databases
 from tests.audit.held_integration import ORIGIN
-from tests.audit.logs import event, open_log, rows, signed_by
+from tests.audit.logs import SEALS, event, open_log, rows, signed_by
 
 _ROOT = Path(__file__).parents[2]
 _MANY = 300
@@ -70,7 +70,7 @@ def test_who_signed_an_older_tree_does_not_put_it_over_a_newer_one(engine: Engin
     key = Ed25519PrivateKey.generate()
     signer = NoteSigner(ORIGIN, key)
     _append(engine, tmp_path)
-    AuditTree(engine, signed_by(signer)).integrate()
+    AuditTree(engine, signed_by(signer), SEALS).integrate()
     _append(engine, tmp_path)
     slow = _Process(tmp_path, key)
     assert slow.says() == "signed"
@@ -88,7 +88,7 @@ def test_who_signed_an_older_tree_does_not_put_it_over_a_newer_one(engine: Engin
     head = checkpoint.parse_unverified(won)
     assert head.size == 3 * _MANY
     assert merkle.root_of([row["leaf"] for row in rows(engine)]) == head.root
-    assert AuditTree(engine, signed_by(signer)).root(head.size) == head.root
+    assert AuditTree(engine, signed_by(signer), SEALS).root(head.size) == head.root
 
 
 @pytest.mark.postgresql
@@ -96,7 +96,7 @@ def test_who_lost_the_server_while_it_signed_swaps_nothing(engine: Engine, tmp_p
     """The server took its connections for gone, and another process took over: what it signed is put nowhere."""
     key = Ed25519PrivateKey.generate()
     _append(engine, tmp_path)
-    AuditTree(engine, signed_by(NoteSigner(ORIGIN, key))).integrate()
+    AuditTree(engine, signed_by(NoteSigner(ORIGIN, key)), SEALS).integrate()
     _append(engine, tmp_path)
     engine.dispose()
     slow = _Process(tmp_path, key)
@@ -108,7 +108,7 @@ def test_who_lost_the_server_while_it_signed_swaps_nothing(engine: Engine, tmp_p
     try:
         begin_to_write(other, "another")
         _append(other, tmp_path)
-        won = AuditTree(other, signed_by(NoteSigner(ORIGIN, key))).integrate()
+        won = AuditTree(other, signed_by(NoteSigner(ORIGIN, key)), SEALS).integrate()
     finally:
         other.dispose()
     slow.go_on()  # the lock is free again: the fence is what stops it

@@ -17,6 +17,7 @@ from broker import migrations
 from broker.audit.events import Event, Kind
 from broker.audit.log import AuditLog, Prepared, Receipt, Step
 from broker.audit.log_keys import LogKeys
+from broker.audit.seals import Seals
 from broker.audit.tree import AuditTree
 from broker.clock import SystemClock
 from broker.db.claims import Claim
@@ -106,15 +107,22 @@ def on_disk() -> Iterator[DiskLog]:
         engine = open_engine(sqlite_url(folder))
         migrations.upgrade(engine)
         signer = NoteSigner("bench.example/log", Ed25519PrivateKey.generate())
+        tag_key = b"k" * 32
         audit = AuditLog(
             engine,
-            tag_key=b"k" * 32,
+            tag_key=tag_key,
             entropy=system_entropy,
             reserve=DiskReserve(folder, 1024 * 1024),
             timeout_s=10.0,  # on a busy disk an append waits, and is measured, where a broker would give up
         )
         try:
-            yield DiskLog(folder, engine, audit, AuditTree(engine, LogKeys({signer.vkey: signer}, signer)), signer.vkey)
+            yield DiskLog(
+                folder,
+                engine,
+                audit,
+                AuditTree(engine, LogKeys({signer.vkey: signer}, signer), Seals(tag_key)),
+                signer.vkey,
+            )
         finally:
             audit.close()
             engine.dispose()
