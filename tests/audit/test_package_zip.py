@@ -21,7 +21,7 @@ from broker.audit.verifier import verify
 from broker.db.engine import reading
 from broker.formats.note import NoteSigner
 from tests import databases
-from tests.audit.logs import AT, event, open_log, signed_by
+from tests.audit.logs import AT, SEALS, event, open_log, signed_by
 
 SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 
@@ -34,7 +34,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     log = open_log(engine, folder)
     asyncio.run(log.record(Step((event(),))))
     log.close()
-    tree = AuditTree(engine, signed_by(SIGNER))
+    tree = AuditTree(engine, signed_by(SIGNER), SEALS)
     tree.integrate()
     with reading(engine) as session:
         begun = packages.begin(session, tree, Scope(), "", WHOLE, now=AT)
