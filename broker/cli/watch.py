@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +52,7 @@ def watch(
     with refusing(json), ExitStack() as stack:
         from broker.cli import alarms, bundles
         from broker.cli.api import Api
-        from broker.cli.log_check import entries
+        from broker.cli.log_check import GivenRecords
         from broker.cli.public_log import PublicLog
         from broker.clock import SystemClock
 
@@ -62,9 +61,9 @@ def watch(
         seen = alarms.Seen.read(state, pinned, clock.now())
         log = stack.enter_context(PublicLog(url))
         reads = records or sought != alarms.Sought()
-        pages = partial(entries, stack.enter_context(Api())) if reads else None
+        given = GivenRecords(stack.enter_context(Api())) if reads else None
         watching = alarms.Watch(
-            log, pinned, seen, clock, stale_s=stale, ready=log.is_ready, pages=pages, sought=sought
+            log, pinned, seen, clock, stale_s=stale, ready=log.is_ready, given=given, sought=sought
         )  # fmt: skip
         raised = False
         try:
