@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
+from pydantic import TypeAdapter
 
 from broker.audit.erasures import GroupMissing
 from broker.cli import whole_log
 from broker.cli.absences import Absences
 from broker.cli.api import ApiFailed
+from broker.cli.kept_files import KeptFile
 from broker.cli.proved_records import ProvedRecord, RecordInvalid, Records, place_of
 from broker.cli.public_log import PublicLog
 from broker.clock import Clock
 from broker.errors import ConfigurationError, Malformed, ProofInvalid
+from broker.formats import checkpoint
 from broker.formats.note import NoteVerifier
+from broker.formats.record import GROUPS
 from broker.formats.tiles import TiledTree
 
 
@@ -94,24 +97,38 @@ class Seen:
     gone: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, file: Path, pinned: NoteVerifier, now: float) -> Seen:
+    def read(cls, file: KeptFile, pinned: NoteVerifier, now: float) -> Seen:
         """What the file holds; the beginning if there is none.
 
         Raises:
             ConfigurationError: it holds something else.
         """
-        if not file.exists():
+        data = file.read()
+        if data is None:
             return cls("", now, now, pinned.vkey)
         try:
-            return cls(**orjson.loads(file.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"{file}: this is no state of a watch; move it away to begin anew") from error
+            seen = TypeAdapter(cls).validate_json(data, strict=True)
+            if not all(index.isdecimal() and {*GROUPS} >= {*groups} for index, groups in seen.gone.items()):
+                raise ValueError("no groups of records")
+            if seen.checkpoint:
+                checkpoint.parse_unverified(seen.checkpoint)
+        except (ValueError, Malformed) as error:
+            raise ConfigurationError(
+                f"{file.path}: this is no state of a watch: put a copy of it back, or move it away to begin anew"
+            ) from error
+        return seen
 
-    def write(self, file: Path) -> None:
-        """Puts it into the file, whole or not at all."""
-        partial = file.with_name(file.name + ".partial")
-        partial.write_bytes(orjson.dumps(self))
-        partial.replace(file)
+    def write(self, file: KeptFile) -> None:
+        """Puts it into the file, whole or not at all.
+
+        Raises:
+            ConfigurationError: somebody else has changed the file since it was read.
+        """
+        if not file.replace(orjson.dumps(self)):
+            raise ConfigurationError(
+                f"{file.path}: another watch has changed this file, and what it holds stays; this watch ends. Give "
+                "each watch a file of its own."
+            )
 
 
 class Watch:

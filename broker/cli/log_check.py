@@ -11,6 +11,7 @@ import typer
 from broker.audit.events import Kind
 from broker.cli import bundles, whole_log
 from broker.cli.api import Api
+from broker.cli.kept_files import KeptCheckpoint
 from broker.cli.output import err, plain, print_json, progress, say
 from broker.cli.proved_records import place_of
 from broker.cli.public_log import PublicLog
@@ -39,8 +40,9 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
     """
     wanted = _range(records) if records else None
     pinned = bundles.pinned_key(key)
+    kept, newer = KeptCheckpoint(state) if state is not None else None, None
     with PublicLog(url, tiles) as log:
-        found = whole_log.verified(log, pinned, whole_log.kept_note(state))
+        found = whole_log.verified(log, pinned, kept.note() if kept is not None else None)
         with progress("Entries", found.head.size, json=json) as done:
             whole_log.check_tiles(found.tree, done)
         start, end, checked = 0, 0, None
@@ -53,14 +55,14 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
             with Api() as api, progress("Records", end - start, json=json) as done:
                 given = GivenRecords(api)
                 checked = whole_log.check_records(found.tree, start, end, given.pages(start, end), done, given.erasures)
-    if state is not None:
-        bundles.keep(state, found.note)
+        if kept is not None:
+            newer = kept.keep(found, log, pinned)
     if json:
         told = {"origin": found.head.origin, "size": found.head.size, "root": found.head.root.hex(), "note": found.note}
         print_json(
             {
                 "verified": True, **told, "continues": found.continues, "replaced_by": found.replaced_by,
-                "tiles_fetched": log.fetched, "records": [start, end] if wanted else None,
+                "newer_kept": newer, "tiles_fetched": log.fetched, "records": [start, end] if wanted else None,
                 "not_shown": checked and {
                     "withheld": checked.withheld, "erased": checked.erased, "untold": checked.untold
                 },
@@ -76,7 +78,14 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
         )
         for line in _not_shown(checked):
             say(line)
+    tell_newer(newer)
     tell_replaced(found.replaced_by)
+
+
+def tell_newer(size: int | None) -> None:
+    """Says that another run kept a newer checkpoint meanwhile, if it did."""
+    if size is not None:
+        err.print(f"Another run kept a checkpoint of {size} entries meanwhile, which continues this one. It stays.")
 
 
 def tell_replaced(now: str | None) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from broker.cli import bundles
 from broker.cli.absences import Absences, Elsewhere
 from broker.cli.proved_records import Records
 from broker.cli.public_log import KeptTiles, PublicLog
-from broker.errors import BrokerError, ProofInvalid
+from broker.errors import BrokerError, Malformed, ProofInvalid
 from broker.formats import succession
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteVerifier
@@ -63,7 +62,7 @@ def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None) -> Verified
     """
     signed, statements = log.checkpoint(), log.successions()
     head = bundles.opened(signed, pinned, statements)
-    old = bundles.opened(kept, pinned, statements) if kept is not None else None
+    old = _opened(kept, pinned, statements) if kept is not None else None
     if old is not None:
         bundles.check_size(old, head)
     tree = TiledTree(head, log)
@@ -153,9 +152,14 @@ def check_records(
     return CheckedRecords(len(records.last), dict(absences.withheld), absences.erased, absences.untold)
 
 
-def kept_note(state: Path | None) -> str | None:
-    """The checkpoint in the state file; None if there is none yet."""
-    return bundles.read(state).decode("utf-8", "replace") if state is not None and state.exists() else None
+def _opened(kept: str, pinned: NoteVerifier, statements: Sequence[str]) -> Checkpoint:
+    try:
+        return bundles.opened(kept, pinned, statements)
+    except (ProofInvalid, Malformed) as error:
+        raise ProofInvalid(
+            f"Of {bundles.KEPT} it cannot be said whether the log continues it: {error.detail} Its file was altered or "
+            "is of another log or key, or this log does not publish any more which keys it had."
+        ) from error
 
 
 def _where(log: PublicLog, old: Checkpoint, tree: TiledTree) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from broker.cli.alarms import Seen
+from broker.cli.kept_files import KeptFile
 from broker.errors import ConfigurationError
 from broker.formats.note import NoteVerifier
 from tests.cli.running import BrokerProcess, Person
@@ -117,12 +118,49 @@ def test_a_replaced_key_is_told_once(watched: Watched) -> None:
     assert watched.words() == []
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"x": 1}', b"{}"])
+_STATE = {"checkpoint": "", "since": 1.0, "answered": 1.0, "key": "k"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"x": 1}',
+        b"{}",
+        *(
+            json.dumps(_STATE | wrong).encode()
+            for wrong in (
+                {"checkpoint": 5},
+                {"checkpoint": "garbage"},
+                {"since": "x"},
+                {"told": None},
+                {"next": "a"},
+                {"last": [1]},
+                {"last": {"a": "b"}},
+                {"gone": {"x": ["what"]}},
+                {"gone": {"5": ["else"]}},
+            )
+        ),
+    ],
+)
 def test_a_state_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Beginning anew by itself would forget the checkpoint that proves a fork."""
+    """Beginning anew by itself would forget the checkpoint that proves a fork; and the log is not to blame for it."""
     (tmp_path / "state").write_bytes(content)
     with serving() as log, pytest.raises(ConfigurationError, match="no state of a watch"):
-        Seen.read(tmp_path / "state", NoteVerifier.parse(log.vkey), 0.0)
+        Seen.read(KeptFile(tmp_path / "state"), NoteVerifier.parse(log.vkey), 0.0)
+
+
+def test_a_state_that_another_watch_changed_stays(watched: Watched) -> None:
+    """The slower of two watches ends, and sets nothing back."""
+    file = KeptFile(watched.file)
+    mine = Seen.read(file, NoteVerifier.parse(watched.log.vkey), 0.0)
+    watched.log.grow(400)
+    assert watched.look() == []
+    newer = watched.file.read_bytes()
+    with pytest.raises(ConfigurationError, match="another watch has changed this file"):
+        mine.write(file)
+    assert watched.file.read_bytes() == newer
 
 
 def _once(log: StandInLog, file: Path, *more: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.cli.alarms import Alarm, Seen, Sought, Watch
+from broker.cli.kept_files import KeptFile
 from broker.cli.public_log import PublicLog
 from broker.formats.note import NoteVerifier
 from tests.cli.stand_in_log import StandInLog
@@ -28,7 +29,8 @@ class Watched:
     def look(self, after_s: float = 1.0) -> list[Alarm]:
         """Looks after so much time, from what the file holds, and writes it again."""
         self.clock.advance(after_s)
-        seen = Seen.read(self.file, self._pinned, self.clock.now())
+        file = KeptFile(self.file)
+        seen = Seen.read(file, self._pinned, self.clock.now())
         watch = Watch(
             self._public,
             self._pinned,
@@ -40,7 +42,7 @@ class Watched:
             sought=self.sought,
         )
         found = watch.look()
-        seen.write(self.file)
+        seen.write(file)
         return found
 
     def words(self, after_s: float = 1.0) -> list[str]:
