@@ -53,6 +53,11 @@ class Erasures:
             for place in range(first, last + 1):
                 self._erased[place] |= bits
 
+    def leave(self, index: int, gone: Collection[str]) -> tuple[str, ...]:
+        """Those of the groups which a record lacks that no erasure names; a record of an erasure is never erased."""
+        covered = self._erased[index] if index < len(self._erased) else 0
+        return tuple(name for name in gone if not covered & _BITS[name])
+
     def check(self, index: int, kind: str, there: Collection[str]) -> None:
         """Makes sure that each group of a record is there, or was erased.
 
@@ -65,10 +70,9 @@ class Erasures:
         """
         if len(there) == len(GROUPS):
             return
-        covered = self._erased[index] if index < len(self._erased) and kind != Kind.RECORDS_ERASED else 0
-        gone = [name for name in GROUPS if name not in there and not covered & _BITS[name]]
-        if gone:
-            raise lacking(gone, f"Record {index}: ")
+        gone = [name for name in GROUPS if name not in there]
+        if left := gone if kind == Kind.RECORDS_ERASED else self.leave(index, gone):
+            raise lacking(left, f"Record {index}: ")
 
 
 def lacking(groups: Collection[str], where: str = "") -> GroupMissing:

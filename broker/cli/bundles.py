@@ -192,10 +192,3 @@ def read(file: Path) -> bytes:
     if len(data) > _MAX_BYTES:
         raise Malformed(f"{file} is larger than {_MAX_BYTES // 1024 // 1024} MiB, which no bundle or checkpoint is.")
     return data
-
-
-def keep(file: Path, note: str) -> None:
-    """Writes the checkpoint to keep, whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(note, encoding="utf-8")
-    partial.replace(file)

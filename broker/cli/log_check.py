@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import typer
@@ -12,9 +11,15 @@ import typer
 from broker.audit.events import Kind
 from broker.cli import bundles, whole_log
 from broker.cli.api import Api
+from broker.cli.kept_files import KeptCheckpoint
 from broker.cli.output import err, plain, print_json, progress, say
+from broker.cli.proved_records import place_of
 from broker.cli.public_log import PublicLog
+from broker.cli.whole_log import CheckedRecords
 from broker.errors import ProofInvalid
+
+_A_PAGE = 2_000
+"""Records that the broker gives with what proves them in one answer, at most."""
 
 _RANGE = re.compile(r"(\d{1,18}):(\d{0,18})", re.ASCII)
 
@@ -35,11 +40,12 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
     """
     wanted = _range(records) if records else None
     pinned = bundles.pinned_key(key)
+    kept, newer = KeptCheckpoint(state) if state is not None else None, None
     with PublicLog(url, tiles) as log:
-        found = whole_log.verified(log, pinned, whole_log.kept_note(state))
+        found = whole_log.verified(log, pinned, kept.note() if kept is not None else None)
         with progress("Entries", found.head.size, json=json) as done:
             whole_log.check_tiles(found.tree, done)
-        start, end, agents = 0, 0, 0
+        start, end, checked = 0, 0, None
         if wanted is not None:
             start, end = wanted[0], found.head.size if wanted[1] is None else wanted[1]
             if not start < end <= found.head.size:
@@ -47,26 +53,39 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
                     f"There are no records {records}: the log has {found.head.size} under its checkpoint."
                 )
             with Api() as api, progress("Records", end - start, json=json) as done:
-                agents = whole_log.check_records(
-                    found.tree, start, end, entries(api, start, end), done, partial(erasures, api)
-                )
-    if state is not None:
-        bundles.keep(state, found.note)
+                given = GivenRecords(api)
+                checked = whole_log.check_records(found.tree, start, end, given.pages(start, end), done, given.erasures)
+        if kept is not None:
+            newer = kept.keep(found, log, pinned)
     if json:
         told = {"origin": found.head.origin, "size": found.head.size, "root": found.head.root.hex(), "note": found.note}
         print_json(
             {
                 "verified": True, **told, "continues": found.continues, "replaced_by": found.replaced_by,
-                "tiles_fetched": log.fetched, "records": [start, end] if wanted else None,
+                "newer_kept": newer, "tiles_fetched": log.fetched, "records": [start, end] if wanted else None,
+                "not_shown": checked and {
+                    "withheld": checked.withheld, "erased": checked.erased, "untold": checked.untold
+                },
             }
         )  # fmt: skip
         return
     say(f"The log holds: {found.head.size} entries of {found.head.origin}, every tile verified.", "bold green")
     if found.continues is not None:
         say(f"It continues the {found.continues} entries of the checkpoint that you kept.")
-    if wanted is not None:
-        say(f"Records {start} to {end - 1} are those of the log, of {agents} agents, no running number missing.")
+    if checked is not None:
+        say(
+            f"Records {start} to {end - 1} are those of the log, of {checked.agents} agents, no running number missing."
+        )
+        for line in _not_shown(checked):
+            say(line)
+    tell_newer(newer)
     tell_replaced(found.replaced_by)
+
+
+def tell_newer(size: int | None) -> None:
+    """Says that another run kept a newer checkpoint meanwhile, if it did."""
+    if size is not None:
+        err.print(f"Another run kept a checkpoint of {size} entries meanwhile, which continues this one. It stays.")
 
 
 def tell_replaced(now: str | None) -> None:
@@ -76,23 +95,66 @@ def tell_replaced(now: str | None) -> None:
         typer.echo(plain(now), err=True)
 
 
-def entries(api: Api, start: int, end: int) -> Iterator[Sequence[object]]:
-    """Page after page of the records [start, end) with what proves them; ends early if the broker gives no more."""
-    while start < end:
-        answer = api.get("/audit/entries", start=start, end=end)
-        page = answer.get("entries") if isinstance(answer, dict) else None
-        if not isinstance(page, list) or not page:
-            return
-        yield page
-        start += len(page)
+class GivenRecords:
+    """Records as a broker gives them to whoever is signed in. Each reading of them is recorded.
+
+    Args:
+        api: asks.
+    """
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def pages(self, start: int, end: int) -> Iterator[Sequence[object]]:
+        """Page after page of the records [start, end) with what proves them; ends early if the broker gives no more."""
+        while start < end:
+            answer = self._api.get("/audit/entries", start=start, end=end)
+            page = answer.get("entries") if isinstance(answer, dict) else None
+            if not isinstance(page, list) or not page:
+                return
+            yield page
+            start += len(page)
+
+    def erasures(self, start: int, end: int) -> Iterator[object]:
+        """The records of erasures in [start, end) with what proves them, from one request for all near each other.
+
+        Of later ones the index is given, and nothing that proves it.
+        """
+        wanted: list[int] = []
+        for page in self._api.pages("/audit/records", limit=None, kind=Kind.RECORDS_ERASED):
+            found = [record["index"] for record in page["records"]]
+            yield from ({"index": index} for index in found if index >= end)
+            wanted += [index for index in found if start <= index < end]
+            if found and found[-1] <= start:  # they come newest first
+                break
+        for stretch in _stretches(sorted(wanted)):
+            those = set(stretch)
+            for given in self.pages(stretch[0], stretch[-1] + 1):
+                yield from (each for each in given if place_of(each) in those)
 
 
-def erasures(api: Api) -> Iterator[object]:
-    """Every record of an erasure with what proves it, as `entries` gives records."""
-    for page in api.pages("/audit/records", limit=None, kind=Kind.RECORDS_ERASED):
-        for found in page["records"]:
-            for entry in entries(api, found["index"], found["index"] + 1):
-                yield from entry
+def _stretches(indices: Iterable[int]) -> Iterator[list[int]]:
+    """The indices in groups that one answer may hold."""
+    stretch: list[int] = []
+    for index in indices:
+        if stretch and index >= stretch[0] + _A_PAGE:
+            yield stretch
+            stretch = []
+        stretch.append(index)
+    if stretch:
+        yield stretch
+
+
+def _not_shown(found: CheckedRecords) -> Iterator[str]:
+    """What of the records is not shown, and what of that nobody could be told."""
+    groups = ", ".join(f"{name} of {count}" for name, count in found.withheld.items())
+    withheld = f"{sum(found.withheld.values())} groups withheld from you{f' ({groups})' if groups else ''}"
+    yield f"Not shown: {withheld}, {found.erased} erased, each as a record of an erasure says."
+    if found.untold:
+        yield (
+            f"Not proved: that {found.untold} more groups were erased. What records of erasures say (remedy) is "
+            "withheld from you, too."
+        )
 
 
 def _range(text: str) -> tuple[int, int | None]:

@@ -115,9 +115,10 @@ def verify(
 
 def _verify_files(files: list[Path], key: str, state: Path | None, log_keys: Path | None, *, json: bool) -> None:
     from broker.cli import bundles
+    from broker.cli.kept_files import kept_note
     from broker.formats import succession
 
-    kept = bundles.read(state).decode("utf-8", "replace") if state is not None else None
+    kept = kept_note(state, bundles.read(state)) if state is not None else None
     successions = succession.published(bundles.read(log_keys)) if log_keys is not None else ()
     auditor = bundles.Auditor(bundles.pinned_key(key), kept, successions)
     results = []
@@ -154,27 +155,30 @@ def checkpoint(
         )
     with refusing(json):
         from broker.cli import bundles, log_check, whole_log
+        from broker.cli.kept_files import KeptCheckpoint
         from broker.cli.public_log import PublicLog
         from broker.formats import checkpoint as checkpoints
 
-        grew_from, now = None, None
+        grew_from, now, newer = None, None, None
         with PublicLog(url) as log:
             if key:
-                found = whole_log.verified(log, bundles.pinned_key(key), whole_log.kept_note(checkpoint_state))
+                pinned, kept = bundles.pinned_key(key), KeptCheckpoint(checkpoint_state) if checkpoint_state else None
+                found = whole_log.verified(log, pinned, kept.note() if kept is not None else None)
                 note, head, grew_from, now = found.note, found.head, found.continues, found.replaced_by
-                if checkpoint_state is not None:
-                    bundles.keep(checkpoint_state, note)
+                if kept is not None:
+                    newer = kept.keep(found, log, pinned)
             else:
                 note = log.checkpoint()
                 head = checkpoints.parse_unverified(note)
         if json:
             told = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "note": note}
-            print_json({**told, "verified": bool(key), "continues": grew_from, "replaced_by": now})
+            print_json({**told, "verified": bool(key), "continues": grew_from, "replaced_by": now, "newer_kept": newer})
             return
         typer.echo(plain(note), nl=False)  # without a key it may be anything
         said = "signed by the key that you pinned" if now is None else "signed by a key that follows the one you pinned"
         said = said if key else "not verified: give --key"
         err.print(f"{head.size} entries, {said}.")
+        log_check.tell_newer(newer)
         log_check.tell_replaced(now)
         if grew_from is not None:
             err.print(f"The log proved that it continues the {grew_from} entries of the checkpoint that you kept.")

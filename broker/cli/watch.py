@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,18 +52,20 @@ def watch(
     with refusing(json), ExitStack() as stack:
         from broker.cli import alarms, bundles
         from broker.cli.api import Api
-        from broker.cli.log_check import entries
+        from broker.cli.kept_files import KeptFile
+        from broker.cli.log_check import GivenRecords
         from broker.cli.public_log import PublicLog
         from broker.clock import SystemClock
 
         pinned, clock = bundles.pinned_key(key), SystemClock()
         sought = alarms.Sought(frozenset(kind or ()), outcome or "")
-        seen = alarms.Seen.read(state, pinned, clock.now())
+        file = KeptFile(state)
+        seen = alarms.Seen.read(file, pinned, clock.now())
         log = stack.enter_context(PublicLog(url))
         reads = records or sought != alarms.Sought()
-        pages = partial(entries, stack.enter_context(Api())) if reads else None
+        given = GivenRecords(stack.enter_context(Api())) if reads else None
         watching = alarms.Watch(
-            log, pinned, seen, clock, stale_s=stale, ready=log.is_ready, pages=pages, sought=sought
+            log, pinned, seen, clock, stale_s=stale, ready=log.is_ready, given=given, sought=sought
         )  # fmt: skip
         raised = False
         try:
@@ -72,7 +73,7 @@ def watch(
                 for alarm in watching.look():
                     raised = True
                     _print(alarm, clock.now(), json=json)
-                seen.write(state)
+                seen.write(file)
                 if once:
                     break
                 time.sleep(every)  # a person waits between two looks; tests look once

@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from broker.audit.erasures import Erasures, GroupMissing
-from broker.audit.events import Kind
 from broker.cli import bundles
+from broker.cli.absences import Absences, Elsewhere
+from broker.cli.proved_records import Records
 from broker.cli.public_log import KeptTiles, PublicLog
 from broker.errors import BrokerError, Malformed, ProofInvalid
-from broker.formats import canonical_json, note, record, succession
+from broker.formats import succession
 from broker.formats.checkpoint import Checkpoint
-from broker.formats.merkle import leaf_hash
 from broker.formats.note import NoteVerifier
 from broker.formats.succession import Succession
 from broker.formats.tiles import SPAN, TiledTree
 
 _AT_ONCE = 8
 """Tiles fetched at the same time: most of the time that a far log takes is waiting."""
-
-_AGAIN = (
-    " First verify again: the broker names an erasure that came after this checkpoint, and that one may be the reason."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +62,7 @@ def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None) -> Verified
     """
     signed, statements = log.checkpoint(), log.successions()
     head = bundles.opened(signed, pinned, statements)
-    old = bundles.opened(kept, pinned, statements) if kept is not None else None
+    old = _opened(kept, pinned, statements) if kept is not None else None
     if old is not None:
         bundles.check_size(old, head)
     tree = TiledTree(head, log)
@@ -103,108 +96,20 @@ def check_tiles(tree: TiledTree, done: Callable[[int], None]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ProvedRecord:
-    """A record that is the one in the tree. Only `Records.check` builds one.
+class CheckedRecords:
+    """A range of records that are those of the tree. Only `check_records` builds one.
 
     Args:
-        index: where.
-        entry: what its entry says.
-        contents: the canonical JSON of each group that is shown, as it was committed; b"" for one that is empty.
-        withheld: groups that the broker says it does not show to this auditor.
-        gap: that its agent's running numbers do not follow each other here, as a sentence; "" if they do.
+        agents: how many agents they are of.
+        withheld: of how many records each group is withheld from this auditor, as the broker says.
+        erased: how many groups were erased, each as a record of an erasure under the same checkpoint says.
+        untold: how many groups are gone before an erasure of which it is withheld what it took.
     """
 
-    index: int
-    entry: record.Entry
-    contents: Mapping[str, bytes]
-    withheld: frozenset[str]
-    gap: str
-
-    def groups(self) -> dict[str, Any]:
-        """The groups that are shown, read.
-
-        Raises:
-            Malformed: one of them was committed to as what nobody can read.
-        """
-        return {name: canonical_json.parse(text, max_bytes=len(text)) for name, text in self.contents.items() if text}
-
-
-class Records:
-    """Checks records against a tree, in order, with the memory of each agent's last number.
-
-    Args:
-        start: the index of the first one.
-        last: each agent's last number before it, by pseudonym; one that is not there begins with any, or with 1 if
-            the first record of the log is among these.
-    """
-
-    def __init__(self, start: int, last: Mapping[str, int] | None = None) -> None:
-        self.next = start
-        self.last = dict(last or {})
-        self._from_the_first = start == 0
-        self._n, self._leaves = -1, list[bytes]()
-
-    def check(self, tree: TiledTree, stated: object) -> ProvedRecord:
-        """Verifies one record as `GET /api/v1/audit/entries` gives it; it must be the next one.
-
-        Raises:
-            ProofInvalid: the text names the index, and says what does not fit.
-        """
-        index = self.next
-        fields, disclosed, withheld = self._proved(tree, index, stated)
-        self.next += 1
-        before = self.last.get(fields.agent_tag, 0 if self._from_the_first else fields.seq - 1)
-        self.last[fields.agent_tag] = fields.seq
-        gap = ""
-        if fields.seq != before + 1:
-            gap = (
-                f"Record {index} has the number {fields.seq} of its agent ({fields.agent_tag}), and the one before has "
-                f"{before}: a record is missing between them, or was put in twice."
-            )
-        contents = {name: text for name, (_, text) in disclosed.items()}
-        return ProvedRecord(index, fields, contents, withheld, gap)
-
-    def erasures(self, tree: TiledTree, stated: Iterable[object]) -> tuple[Erasures, bool]:
-        """What records of erasures cover, each verified as `check` does; they may stand anywhere in the tree.
-
-        Returns:
-            It, and whether the broker names later ones, which are not under the checkpoint and excuse nothing yet.
-
-        Raises:
-            ProofInvalid: one of them is not in the tree, or is of another kind.
-        """
-        found, later = Erasures(), False
-        for each in stated:
-            index = each.get("index") if isinstance(each, dict) else None
-            if not isinstance(index, int) or not 0 <= index < tree.size:
-                later |= isinstance(index, int) and index >= tree.size
-                continue
-            fields, disclosed, _ = self._proved(tree, index, each)
-            if fields.kind == Kind.RECORDS_ERASED:
-                content = disclosed.get("remedy", (b"", b""))[1]
-                found.add(index, canonical_json.parse(content, max_bytes=len(content)) if content else None)
-        return found, later
-
-    def _proved(
-        self, tree: TiledTree, index: int, stated: object
-    ) -> tuple[record.Entry, dict[str, tuple[bytes, bytes]], frozenset[str]]:
-        try:
-            entry, commitments, disclosed, withheld = _parts(stated, index)
-            if leaf_hash(entry) != self._leaf(tree, index):
-                raise ProofInvalid("it is not the one in the tree: it was altered or moved.")
-            fields = record.parse_entry(entry)
-            record.verify_groups(fields.root, commitments, disclosed)
-        except (Malformed, ProofInvalid) as error:
-            raise ProofInvalid(f"Record {index}: {error.detail}") from error
-        return fields, disclosed, withheld
-
-    def _leaf(self, tree: TiledTree, index: int) -> bytes:
-        if index >= tree.size:
-            raise ProofInvalid("it is not under the checkpoint.")
-        n = index // SPAN
-        if n != self._n or len(self._leaves) <= index % SPAN:
-            self._n, self._leaves = n, tree.leaves(n)
-        return self._leaves[index % SPAN]
+    agents: int
+    withheld: Mapping[str, int]
+    erased: int
+    untold: int
 
 
 def check_records(
@@ -213,60 +118,48 @@ def check_records(
     end: int,
     pages: Iterable[Sequence[object]],
     done: Callable[[int], None],
-    erasures: Callable[[], Iterable[object]],
-) -> int:
-    """Verifies the records [start, end); returns how many agents they are of.
-
-    A group that is not there is withheld from this auditor, as the broker says, or was erased, as a record of the
-    erasure under the same checkpoint says.
+    erasures: Elsewhere,
+) -> CheckedRecords:
+    """Verifies the records [start, end), and why groups of them are not shown.
 
     Args:
         tree: the verified tree.
         start, end: which.
         pages: what the log gives for them.
         done: is told how many are behind.
-        erasures: gives the records of erasures, in the shape of `pages`; asked once, if a group is not there.
+        erasures: gives the records of erasures behind them, in the shape of `pages`; asked once, if a group is gone
+            for which none of these stands.
 
     Raises:
         ProofInvalid: the text names the index.
     """
-    records, erased, later = Records(start), None, False
+    records, absences = Records(start), Absences()
     for page in pages:
         for stated in page:
             found = records.check(tree, stated)
             if found.gap:
                 raise ProofInvalid(found.gap)
-            there = found.contents.keys() | found.withheld
-            if len(there) < len(record.GROUPS):
-                if erased is None:
-                    erased, later = Records(0).erasures(tree, erasures())
-                try:
-                    erased.check(found.index, found.entry.kind, there)
-                except GroupMissing as error:
-                    raise GroupMissing(error.detail + _AGAIN if later else error.detail) from error
+            absences.note(found)
         done(records.next - start)
     if records.next != end:
         raise ProofInvalid(
             f"The broker gives no record {records.next}, which is under its checkpoint: it is withheld or lost."
         )
-    return len(records.last)
+    for invalid in absences.settle(tree, end, erasures):
+        raise invalid
+    for _, missing in absences.missing():
+        raise missing
+    return CheckedRecords(len(records.last), dict(absences.withheld), absences.erased, absences.untold)
 
 
-def kept_note(state: Path | None) -> str | None:
-    """The checkpoint in the state file; None if there is none yet."""
-    return bundles.read(state).decode("utf-8", "replace") if state is not None and state.exists() else None
-
-
-def _parts(stated: object, index: int) -> tuple[bytes, bytes, dict[str, tuple[bytes, bytes]], frozenset[str]]:
-    if not isinstance(stated, dict) or stated.get("index") != index:
-        raise ProofInvalid("it is missing: the broker gives another one in its place.")
+def _opened(kept: str, pinned: NoteVerifier, statements: Sequence[str]) -> Checkpoint:
     try:
-        groups = stated["groups"].items()
-        disclosed = {name: (note.decode_base64(each["salt"]), each["content"].encode()) for name, each in groups}
-        entry, commitments = note.decode_base64(stated["entry"]), note.decode_base64(stated["commitments"])
-        return entry, commitments, disclosed, frozenset(map(str, stated.get("withheld", ())))
-    except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
-        raise Malformed("it has another shape than a record.") from error
+        return bundles.opened(kept, pinned, statements)
+    except (ProofInvalid, Malformed) as error:
+        raise ProofInvalid(
+            f"Of {bundles.KEPT} it cannot be said whether the log continues it: {error.detail} Its file was altered or "
+            "is of another log or key, or this log does not publish any more which keys it had."
+        ) from error
 
 
 def _where(log: PublicLog, old: Checkpoint, tree: TiledTree) -> int | None:

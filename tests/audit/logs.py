@@ -145,10 +145,10 @@ class PublicBytes:
             yield page
             start += len(page)
 
-    def erasures(self) -> Iterator[dict[str, Any]]:
-        """The records of erasures, as `pages` gives records."""
+    def erasures(self, start: int, _end: int) -> Iterator[dict[str, Any]]:
+        """The records of erasures from `start` on, as `pages` gives records."""
         with reading(self._engine) as session:
-            indices = [each.idx for each in erasures.stored(session.connection(), by_trait=False)]
+            indices = [each.idx for each in erasures.stored(session.connection(), after=start - 1, by_trait=False)]
             for index in indices:
                 yield from read_range(session, index, index + 1, WHOLE)
 

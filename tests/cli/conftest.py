@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli.public_log import PublicLog
 from tests.cli.running import BrokerProcess, Person, broker_process, signed_in
+from tests.cli.stand_in_log import serving
+from tests.cli.watched import Watched
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +30,13 @@ def admin(broker: BrokerProcess, tmp_path_factory: pytest.TempPathFactory) -> Pe
 def stranger(tmp_path: Path) -> Person:
     """Somebody who is not signed in anywhere."""
     return Person(tmp_path / "nobody")
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    """A watch that has seen a log of 300 entries."""
+    with serving() as log, PublicLog(log.url) as public:
+        log.grow(300)
+        made = Watched(log, public, tmp_path / "state")
+        assert made.look() == []
+        yield made

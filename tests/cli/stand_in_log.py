@@ -23,9 +23,9 @@ _TILE = re.compile(r"/log/tile/(\d+)/((?:x\d{3}/)*\d{3})(?:\.p/(\d+))?")
 _SALTS = bytes(range(record.SALTS_BYTES))
 
 
-def made(agent: str, seq: int, kind: str = "CallRefused", outcome: str = "deny") -> dict[str, Any]:
-    """A record as the API states it, without its index."""
-    groups = {"what": {"model": "m"}, "decision": {"outcome": outcome}}
+def made(agent: str, seq: int, kind: str = "CallRefused", outcome: str = "deny", **more: Any) -> dict[str, Any]:
+    """A record as the API states it, without its index; `more` are groups beside `what` and `decision`."""
+    groups = {"what": {"model": "m"}, "decision": {"outcome": outcome}, **more}
     committed = record.commit_groups(groups, _SALTS)
     entry = record.entry(kind, agent, seq, committed.root)
     return {
@@ -36,6 +36,12 @@ def made(agent: str, seq: int, kind: str = "CallRefused", outcome: str = "deny")
             for at, (name, content) in enumerate(zip(record.GROUPS, committed.contents, strict=True))
         },
     }
+
+
+def erasure(seq: int, groups: Sequence[str], first: int, last: int) -> dict[str, Any]:
+    """The record of an erasure of groups of the records from `first` to `last`."""
+    remedy = {"groups": list(groups), "records": [[first, last]], "count": 1, "inputs": 0, "why": "asked"}
+    return made("operator", seq, "RecordsErased", remedy=remedy)
 
 
 def leaf_of(stated: dict[str, Any]) -> bytes:
@@ -94,8 +100,16 @@ class StandInLog:
 
     def pages(self, start: int, end: int) -> Iterator[Sequence[object]]:
         """The records as the API gives them, seven a page."""
-        for first in range(start, end, 7):
-            yield self.records[first : min(first + 7, end)]
+        there = [each for each in self.records if start <= each["index"] < end]
+        for first in range(0, len(there), 7):
+            yield there[first : first + 7]
+
+    def erasures(self, start: int, end: int) -> Iterator[object]:
+        """The records of erasures as the command line fetches them; of one behind `end` the index alone."""
+        self.asked.append(f"erasures {start}:{end}")
+        for index, stated in enumerate(self.records):
+            if index >= start and b'"RecordsErased"' in note.decode_base64(stated["entry"]):
+                yield stated if index < end else {"index": index}
 
     def answer(self, path: str) -> bytes | None:
         """What is served under a path."""

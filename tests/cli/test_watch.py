@@ -3,74 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from broker.cli.alarms import Alarm, Seen, Sought, Watch
-from broker.cli.public_log import PublicLog
+from broker.cli.alarms import Seen
+from broker.cli.kept_files import KeptFile
 from broker.errors import ConfigurationError
-from broker.formats import note, record
 from broker.formats.note import NoteVerifier
 from tests.cli.running import BrokerProcess, Person
 from tests.cli.stand_in_log import StandInLog, leaf_of, made, serving
-from tests.fakes import FakeClock
-
-_STALE_S = 60.0
-
-
-class Watched:
-    """A watch as the command makes it, on a clock that stands still; each look is that of a new process."""
-
-    def __init__(self, log: StandInLog, public: PublicLog, file: Path) -> None:
-        self.log = log
-        self.clock = FakeClock()
-        self.file = file
-        self.records = False
-        self.sought = Sought()
-        self._public = public
-        self._pinned = NoteVerifier.parse(log.vkey)
-
-    def look(self, after_s: float = 1.0) -> list[Alarm]:
-        """Looks after so much time, from what the file holds, and writes it again."""
-        self.clock.advance(after_s)
-        seen = Seen.read(self.file, self._pinned, self.clock.now())
-        watch = Watch(
-            self._public,
-            self._pinned,
-            seen,
-            self.clock,
-            stale_s=_STALE_S,
-            ready=self._public.is_ready,
-            pages=self.log.pages if self.records else None,
-            sought=self.sought,
-        )
-        found = watch.look()
-        seen.write(self.file)
-        return found
-
-    def words(self, after_s: float = 1.0) -> list[str]:
-        """What a look told, by word."""
-        return [alarm.what for alarm in self.look(after_s)]
-
-
-@pytest.fixture
-def watched(tmp_path: Path) -> Iterator[Watched]:
-    """A watch that has seen a log of 300 entries."""
-    with serving() as log, PublicLog(log.url) as public:
-        log.grow(300)
-        made = Watched(log, public, tmp_path / "state")
-        assert made.look() == []
-        yield made
+from tests.cli.watched import STALE_S, Watched
 
 
 def test_a_log_that_grows_is_no_alarm(watched: Watched) -> None:
     """However it grows, within its time."""
     for size in (301, 511, 512, 513, 700):
         watched.log.grow(size)
-        assert watched.words(_STALE_S - 1) == []
+        assert watched.words(STALE_S - 1) == []
 
 
 def test_a_fork_is_told_with_both_checkpoints(watched: Watched) -> None:
@@ -119,14 +70,14 @@ def test_what_does_not_verify_is_told(watched: Watched, how: str) -> None:
 
 def test_a_log_that_stands_still_is_told(watched: Watched) -> None:
     """At its time and not before, once, and again if it stands still again; with what the broker says of itself."""
-    assert watched.words(_STALE_S - 1) == []
+    assert watched.words(STALE_S - 1) == []
     (alarm,) = watched.look(1)
     assert alarm.what == "stale"
     assert "300 entries are the same since 60 s. The broker says that it can record" in alarm.detail
     assert watched.words(1000) == []
     watched.log.grow(301)
     assert watched.words() == []
-    assert watched.words(_STALE_S) == ["stale"]
+    assert watched.words(STALE_S) == ["stale"]
 
 
 @pytest.mark.parametrize("how", ["silent", "no tiles", "nonsense"])
@@ -138,14 +89,14 @@ def test_a_log_that_gives_nothing_to_verify_is_told(watched: Watched, how: str) 
     tile = "/log/tile/0/001.p/54"
     if how != "silent":
         log.altered[tile] = b"" if how == "no tiles" else b"x"
-    assert watched.words(_STALE_S - 1) == []
+    assert watched.words(STALE_S - 1) == []
     assert watched.words(1) == ["no_answer"]
     assert watched.words(1000) == []
     log.silent = False
     log.altered.clear()
     assert watched.words() == []
     log.silent = True
-    assert watched.words(_STALE_S) == ["no_answer"]
+    assert watched.words(STALE_S) == ["no_answer"]
 
 
 def test_a_clock_that_jumps_back_raises_nothing(watched: Watched) -> None:
@@ -167,80 +118,49 @@ def test_a_replaced_key_is_told_once(watched: Watched) -> None:
     assert watched.words() == []
 
 
-def test_new_records_are_verified_and_chosen_ones_told(watched: Watched) -> None:
-    """From the first look on: by kind, by outcome, or both; each with what it holds."""
-    watched.records = True
-    watched.sought = Sought(frozenset({"TokenIssued"}), "permit")
-    assert watched.words() == []
-    for number, (kind, outcome) in enumerate((("TokenIssued", "deny"), ("CallAdmitted", "permit"))):
-        watched.log.add(made("agent-0", 31 + number, kind, outcome))
-    watched.log.add(made("agent-1", 31, "TokenIssued", "permit"))
-    watched.log.sign()
-    (alarm,) = watched.look()
-    assert alarm.what == "event"
-    assert (alarm.more["index"], alarm.more["kind"], alarm.more["outcome"]) == (302, "TokenIssued", "permit")
-    assert alarm.more["groups"]["what"] == {"model": "m"}
-    assert watched.words() == []
+_STATE = {"checkpoint": "", "since": 1.0, "answered": 1.0, "key": "k"}
 
 
-def test_gaps_and_records_of_no_tree_are_told_and_gone_behind(watched: Watched) -> None:
-    """Each once with its index; none hides what comes after it, nor does a restart forget an agent's last number."""
-    watched.records = True
-    assert watched.words() == []
-    watched.log.add(made("agent-0", 31))
-    watched.log.sign()
-    assert watched.words() == []
-    watched.log.add(made("agent-0", 33))
-    watched.log.sign()
-    (alarm,) = watched.look()
-    assert (alarm.what, alarm.more) == ("number_gap", {"index": 301})
-    assert "the number 33" in alarm.detail
-    watched.log.add(made("agent-0", 34))
-    watched.log.add(made("agent-0", 36))
-    watched.log.sign()
-    watched.log.records[302]["groups"]["what"]["content"] = "{}"
-    (alarm,) = watched.look()
-    assert (alarm.what, alarm.more) == ("record_invalid", {"index": 302})
-    assert watched.words() == ["number_gap"]
-    assert watched.words() == []
-
-
-def test_a_record_that_nobody_can_read_hides_none_behind_it(watched: Watched) -> None:
-    """What it committed to is no JSON, so it is proved and told; the one behind it is verified, and told as sought."""
-    watched.records = True
-    watched.sought = Sought(frozenset({"LogKeyRotated"}), "")
-    assert watched.words() == []
-    salt, commitments = bytes(16), b"".join(record.commitment(name, bytes(16), b"{") for name in record.GROUPS)
-    watched.log.add(
-        {
-            "entry": note.encode_base64(record.entry("TokenIssued", "agent-0", 31, record.groups_root(commitments))),
-            "commitments": note.encode_base64(commitments),
-            "groups": {name: {"salt": note.encode_base64(salt), "content": "{"} for name in record.GROUPS},
-        }
-    )
-    watched.log.add(made("agent-1", 31, "LogKeyRotated"))
-    watched.log.sign()
-    unreadable, sought = watched.look()
-    assert (unreadable.what, unreadable.more) == ("record_invalid", {"index": 300})
-    assert (sought.what, sought.more["index"]) == ("event", 301)
-
-
-def test_records_that_are_withheld_are_told(watched: Watched) -> None:
-    """An entry under the checkpoint without its record."""
-    watched.records = True
-    assert watched.words() == []
-    watched.log.grow(302)
-    watched.log.records.pop()
-    (alarm,) = watched.look()
-    assert (alarm.what, alarm.more) == ("record_invalid", {"index": 301})
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"x": 1}', b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b'{"x": 1}',
+        b"{}",
+        *(
+            json.dumps(_STATE | wrong).encode()
+            for wrong in (
+                {"checkpoint": 5},
+                {"checkpoint": "garbage"},
+                {"since": "x"},
+                {"told": None},
+                {"next": "a"},
+                {"last": [1]},
+                {"last": {"a": "b"}},
+                {"gone": {"x": ["what"]}},
+                {"gone": {"5": ["else"]}},
+            )
+        ),
+    ],
+)
 def test_a_state_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> None:
-    """Beginning anew by itself would forget the checkpoint that proves a fork."""
+    """Beginning anew by itself would forget the checkpoint that proves a fork; and the log is not to blame for it."""
     (tmp_path / "state").write_bytes(content)
     with serving() as log, pytest.raises(ConfigurationError, match="no state of a watch"):
-        Seen.read(tmp_path / "state", NoteVerifier.parse(log.vkey), 0.0)
+        Seen.read(KeptFile(tmp_path / "state"), NoteVerifier.parse(log.vkey), 0.0)
+
+
+def test_a_state_that_another_watch_changed_stays(watched: Watched) -> None:
+    """The slower of two watches ends, and sets nothing back."""
+    file = KeptFile(watched.file)
+    mine = Seen.read(file, NoteVerifier.parse(watched.log.vkey), 0.0)
+    watched.log.grow(400)
+    assert watched.look() == []
+    newer = watched.file.read_bytes()
+    with pytest.raises(ConfigurationError, match="another watch has changed this file"):
+        mine.write(file)
+    assert watched.file.read_bytes() == newer
 
 
 def _once(log: StandInLog, file: Path, *more: str) -> tuple[str, ...]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from broker.cli import log_check, whole_log
+from broker.cli import whole_log
+from broker.cli.log_check import GivenRecords
 from broker.cli.public_log import PublicLog
+from broker.cli.whole_log import CheckedRecords
 from broker.errors import ProofInvalid
 from broker.formats.note import NoteVerifier
 from broker.formats.tiles import TiledTree
@@ -211,36 +213,13 @@ def test_a_record_that_is_not_the_trees_is_named(log: StandInLog, how: str, said
     with PublicLog(log.url) as public:
         tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
         with pytest.raises(ProofInvalid, match=said):
-            whole_log.check_records(tree, 3, 20, log.pages(3, 20), lambda _: None, lambda: ())
+            whole_log.check_records(tree, 3, 20, log.pages(3, 20), lambda _: None, log.erasures)
 
 
-def test_a_withheld_group_changes_nothing(log: StandInLog) -> None:
-    """The commitment alone stands for one of which the broker says so; one that is gone without a word is missing."""
-    for stated in log.records:
-        del stated["groups"]["what"]
-    with pytest.raises(ProofInvalid, match="Record 0: content and salt of what are missing"):
-        _checked(log, 0, 600)
-    for stated in log.records:
-        stated["withheld"] = ["what"]
-    assert _checked(log, 0, 600) == 10
-
-
-@pytest.mark.parametrize("index", [-1, 600, "5", None])
-def test_an_erasure_of_no_place_in_the_tree_excuses_nothing(log: StandInLog, index: object) -> None:
-    """Whatever the broker says for one; one that came after the checkpoint may be the reason, so that is said."""
-    del log.records[3]["groups"]["what"]
-    stated = {**log.records[0], "index": index}
+def _checked(log: StandInLog, start: int, end: int) -> CheckedRecords:
     with PublicLog(log.url) as public:
         tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
-        with pytest.raises(ProofInvalid, match="Record 3: content and salt of what are missing") as caught:
-            whole_log.check_records(tree, 0, 600, log.pages(0, 600), lambda _: None, lambda: [stated])
-    assert ("First verify again" in caught.value.detail) == (index == 600)
-
-
-def _checked(log: StandInLog, start: int, end: int) -> int:
-    with PublicLog(log.url) as public:
-        tree = whole_log.verified(public, NoteVerifier.parse(log.vkey), None).tree
-        return whole_log.check_records(tree, start, end, log.pages(start, end), lambda _: None, lambda: ())
+        return whole_log.check_records(tree, start, end, log.pages(start, end), lambda _: None, log.erasures)
 
 
 @pytest.mark.parametrize("number", [4, 2])
@@ -262,7 +241,7 @@ def test_the_first_number_is_one() -> None:
         log.sign()
         with pytest.raises(ProofInvalid, match="Record 1 has the number 2"):
             _checked(log, 0, 2)
-        assert _checked(log, 1, 2) == 1
+        assert _checked(log, 1, 2).agents == 1
 
 
 def test_pages_end_where_the_broker_gives_no_more() -> None:
@@ -278,7 +257,7 @@ def test_pages_end_where_the_broker_gives_no_more() -> None:
     answers: list[object] = [{"entries": []}, {"entries": 5}, []]
     for empty in answers:
         api: Any = Answers({"entries": [1, 2]}, empty)
-        assert list(log_check.entries(api, 0, 5)) == [[1, 2]]
+        assert list(GivenRecords(api).pages(0, 5)) == [[1, 2]]
 
 
 def test_the_tree_gives_every_older_root(log: StandInLog) -> None:
