@@ -115,7 +115,7 @@ def _found(engine: Engine, query: Query) -> list[int]:
 
 def _empty(engine: Engine) -> None:
     with writing(engine) as connection:
-        for table in ("records", "traits", "spans"):
+        for table in ("records", "seals", "traits", "spans"):
             connection.exec_driver_sql(f"DELETE FROM {table}")
 
 
@@ -143,7 +143,7 @@ def test_whatever_is_combined_is_found_exactly(
 
 def _many(engine: Engine, number: int, **columns: Any) -> None:
     """Rows of records without traits, as an older broker leaves them."""
-    groups = orjson.dumps({"what": ("", '{"action":"call"}')})
+    groups = orjson.dumps({"what": ("00" * 16, '{"action":"call"}')})
     filler = {"kind": "CallAdmitted", "agent": "a", "agent_tag": "t", "outcome": "permit", "model": "m", **columns}
     names = ("idx", "seq", "at", *filler, "request_id", "entry", "leaf", "commitments", "groups")
     values = [(n, n, AT + n, *filler.values(), f"r{n}", b"", b"", b"", groups) for n in range(number)]
