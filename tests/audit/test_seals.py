@@ -191,6 +191,8 @@ ATTACKS: list[tuple[str, Sequence[str], str]] = [
     ("a seal moved before", ["UPDATE seals SET first = 22 WHERE first = 23"], "Record 22 was"),
     ("a seal made longer", ["UPDATE seals SET count = 2 WHERE first = 23"], "Record 24 was"),
     ("the last seal made longer", ["UPDATE seals SET count = 5 WHERE first = 24"], "Records 27 to 28 were"),
+    ("the last seal as long as can be", [f"UPDATE seals SET count = {2**63 - 1} WHERE first = 24"],
+     f"Records 27 to {2**63 + 22} were"),
     ("a seal made shorter", ["UPDATE seals SET count = 2 WHERE first = 20"], "Record 22 was"),
     ("a seal of nothing", ["UPDATE seals SET count = 0 WHERE first = 23"], "Record 23 was"),
     ("a seal of less than nothing", ["UPDATE seals SET count = -3 WHERE first = 23"], "Record 23 was"),
@@ -263,6 +265,14 @@ async def test_a_long_backlog_ends_each_chunk_at_a_seal(
         stored.tree.integrate()
     assert checkpoint.open_signed(stored.tree.head(), VERIFIER).size == 47
     assert _seals(engine) == [(47, 1)]
+
+
+async def test_the_last_of_a_chunk_is_missed_by_name(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though others follow it, which are of the next chunk."""
+    monkeypatch.setattr("broker.audit.tree._CHUNK", 3)
+    stored.change("DELETE FROM records WHERE idx = 22")
+    assert _integrated(stored).startswith("Record 22 was not written by this broker")
+    assert "(missing)" in _integrated(stored)
 
 
 async def test_a_head_that_nobody_signed_covers_nothing(stored: Stored) -> None:
