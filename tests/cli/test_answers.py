@@ -28,25 +28,29 @@ _LINE: dict[str, Any] = {
 }  # fmt: skip
 
 _NONSENSE: list[object] = [None, [], 5, "x", {}]
+_NO_RECORDS: list[Any] = [None, [5], [{}], [_RECORD | {"index": "\x1b[2J"}]]
+_NO_QUERIES: list[Any] = [
+    5, [5], [{}], *([_QUERY | {"changed_at_ms": wrong}] for wrong in ("x", 10**15)), [_QUERY | {"query": 5}],
+]  # fmt: skip
+_NO_RECORD: list[dict[str, Any]] = [
+    {"at_ms": 10**15}, {"at_ms": -1}, {"at_ms": "x"}, {"seq": True}, {"groups": []}, {"groups": {"what": 5}},
+    {"withheld": 5}, {"withheld": [5]}, {"erased": []}, {"erased": {"what": "x"}}, {"missing": {}}, {"agent": None},
+    {"kind": ["\x1b[31m"]},
+]  # fmt: skip
 _WRONG: dict[tuple[str, ...], list[Any]] = {
     ("search",): [
         *_NONSENSE,
-        *({"records": each, "next": None, "search": 1} for each in (None, [5], [{}], [_RECORD | {"index": "\x1b[2J"}])),
+        *({"records": each, "next": None, "search": 1} for each in _NO_RECORDS),
         {"records": [_RECORD], "next": "x", "search": 1},
         {"records": [_RECORD | {"groups": {"decision": []}}], "next": None, "search": 1},
     ],
     ("show", "1"): [
         *_NONSENSE,
-        *(_RECORD | wrong for wrong in (
-            {"at_ms": 10**15}, {"at_ms": -1}, {"at_ms": "x"}, {"seq": True}, {"groups": []}, {"groups": {"what": 5}},
-            {"withheld": 5}, {"withheld": [5]}, {"erased": []}, {"erased": {"what": "x"}}, {"missing": {}},
-            {"agent": None}, {"kind": ["\x1b[31m"]},
-        )),
+        *(_RECORD | wrong for wrong in _NO_RECORD),
     ],
     ("saved",): [
         *_NONSENSE,
-        *({"queries": each} for each in (5, [5], [{}])),
-        *({"queries": [_QUERY | wrong]} for wrong in ({"query": 5}, {"changed_at_ms": "x"}, {"changed_at_ms": 10**15})),
+        *({"queries": each} for each in _NO_QUERIES),
     ],
     ("schema",): [*_NONSENSE, {"kinds": []}, {"kinds": {"K": 5}}],
     ("schema", "TrailRead"): [
