@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from broker.audit.erasures import GroupMissing
 from broker.cli import whole_log
 from broker.cli.absences import Absences
-from broker.cli.api import ApiFailed
+from broker.cli.answers import ApiFailed
 from broker.cli.kept_files import KeptFile
 from broker.cli.proved_records import ProvedRecord, RecordInvalid, Records, place_of
 from broker.cli.public_log import PublicLog

@@ -14,11 +14,14 @@ import httpx2
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from pydantic import BaseModel
 
+from broker.cli import answers
+from broker.cli.answers import ApiFailed
 from broker.client import BrokerAuth, TokenRefused
 from broker.clock import SystemClock
 from broker.entropy import new_id, system_entropy
-from broker.errors import BrokerError, ConfigurationError, Malformed
+from broker.errors import ConfigurationError, Malformed
 from broker.files import write_private
 from broker.formats import canonical_json, dpop, jwk
 from broker.keys import load_private_pem
@@ -29,12 +32,6 @@ _PAGE = 500
 _MAX_ERROR_BYTES = 1024 * 1024
 _NEXT_KEY = "next-key.pem"
 """The key that waits for a link that names it."""
-
-
-class ApiFailed(BrokerError):
-    """The broker answered with an error; the text is the broker's own."""
-
-    reason = "api_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +52,7 @@ def saved_login() -> Login:
     try:
         saved = json.loads((user_config_dir() / "login.json").read_text("utf-8"))
         return Login(saved["issuer"], saved["client_id"], user_config_dir() / saved["key"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(
             "Not signed in. Run `broker login LINK` with the link that `broker serve` shows or an admin gives you."
         ) from error
@@ -79,7 +76,7 @@ def sign_in(link: str) -> tuple[Login, list[str]]:
     proof = dpop.prove(private, method="POST", url=url, now=SystemClock().now(), jti=new_id(system_entropy))
     with sending(url):
         answer = httpx2.post(url, json={"code": parts.fragment}, headers={"DPoP": proof}, timeout=_TIMEOUT_S)
-    members = _read(answer)
+    members = _read(answer, answers.SignedIn)
     folder = user_config_dir()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     name = f"key-{new_id(system_entropy)}.pem"
@@ -132,12 +129,14 @@ class Api:
         """Closes the connections."""
         self._client.close()
 
-    def get(self, path: str, **parameters: object) -> Any:
-        """The JSON answer of a GET; parameters that are None or empty are left out."""
+    def get(self, path: str, shape: type[BaseModel] = answers.Anything, **parameters: object) -> Any:
+        """The JSON answer of a GET, of this shape; parameters that are None or empty are left out."""
         with sending(self.login.issuer):
-            return _read(self._client.get(path, params=_given(parameters)))
+            return _read(self._client.get(path, params=_given(parameters)), shape)
 
-    def pages(self, path: str, *, limit: int | None, **parameters: object) -> Iterator[Any]:
+    def pages(
+        self, path: str, shape: type[BaseModel] = answers.Listed, *, limit: int | None, **parameters: object
+    ) -> Iterator[Any]:
         """The JSON answers of page after page of a list; `limit` bounds the items of all pages together.
 
         A page that names its search is asked on under that name, so that one search leaves one record.
@@ -145,7 +144,7 @@ class Api:
         found = 0
         while limit is None or found < limit:
             size = _PAGE if limit is None else min(_PAGE, limit - found)
-            page = self.get(path, limit=size, **parameters)
+            page = self.get(path, shape, limit=size, **parameters)
             yield page
             if page["next"] is None:
                 return
@@ -159,16 +158,18 @@ class Api:
         check_answer(answer, answer.content)
         return answer.content
 
-    def lines(self, path: str, **parameters: object) -> Iterator[bytes]:
-        """The lines of a GET as they come, read no faster than they are taken; they may be more than fit into memory.
+    def lines(self, path: str, shape: type[BaseModel], **parameters: object) -> Iterator[Any]:
+        """The JSON lines of a GET as they come, each of this shape; they may be more than fit into memory.
 
-        A line that was cut short is left out; that the connection broke off is an `ApiFailed` behind the others.
+        They are read no faster than they are taken. A line that was cut short is left out; that the connection broke
+        off is an `ApiFailed` behind the others.
         """
         with self._stream(path, parameters) as answer:
             rest = b""
             for part in answer.iter_bytes():
                 *lines, rest = (rest + part).split(b"\n")
-                yield from lines
+                for line in lines:
+                    yield answers.read(line, shape, f"{self.login.issuer}{path}")
 
     def save(self, path: str, file: Path, **parameters: object) -> None:
         """Writes the bytes of a GET into a file as they come, whole or not at all."""
@@ -194,10 +195,16 @@ class Api:
             check_answer(answer, b"" if answer.is_success else answer.read())
             yield answer
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None, **parameters: object) -> Any:
-        """The JSON answer of a POST."""
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        shape: type[BaseModel] = answers.Anything,
+        **parameters: object,
+    ) -> Any:
+        """The JSON answer of a POST, of this shape."""
         with sending(self.login.issuer):
-            return _read(self._client.post(path, json=body, params=_given(parameters)))
+            return _read(self._client.post(path, json=body, params=_given(parameters)), shape)
 
     def public(self, path: str) -> bytes:
         """The bytes of what anybody may read, such as `/log/checkpoint`."""
@@ -273,9 +280,6 @@ def check_answer(answer: httpx2.Response, content: bytes) -> None:
     raise ApiFailed(str(detail or f"The broker answered {answer.status_code}."), reason=reason or None)
 
 
-def _read(answer: httpx2.Response) -> Any:
+def _read(answer: httpx2.Response, shape: type[BaseModel]) -> Any:
     check_answer(answer, answer.content)
-    try:
-        return json.loads(answer.content)
-    except ValueError as error:
-        raise ApiFailed(f"{answer.url} answered with something else than JSON. Is the broker there?") from error
+    return answers.read(answer.content, shape, str(answer.url))

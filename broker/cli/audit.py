@@ -69,13 +69,16 @@ def search(
     if save and (saved or any(map(is_age, (since, until)))):
         raise typer.BadParameter("--save keeps no ages and no other saved query; give --since 24h when you run it")
     with refusing(json):
+        from broker.cli.answers import Records
         from broker.cli.api import Api
 
         with Api() as api:
             if save:
                 saved_queries.keep(api, save, asked, shared=shared)
             asked["oldest_first"] = str(oldest_first).lower()
-            pages = api.pages("/audit/records", limit=None if all else limit, **asked, after=after, saved=saved)
+            pages = api.pages(
+                "/audit/records", Records, limit=None if all else limit, **asked, after=after, saved=saved
+            )
             following: dict[str, int | None] = {"next": None}
             found = _records(api, pages, following, oldest_first=oldest_first, bar=all and not json)
             if json:
@@ -94,11 +97,12 @@ def show(index: proofs.Index, json: Json = False) -> None:
     Example: `broker audit show 41`
     """
     with refusing(json):
+        from broker.cli.answers import Record
         from broker.cli.api import Api
         from broker.formats.record import GROUPS
 
         with Api() as api:
-            record = api.get(f"/audit/records/{index}")
+            record = api.get(f"/audit/records/{index}", Record)
         if json:
             print_json(record)
             return

@@ -32,6 +32,7 @@ def erase(
     if not yes and not json:
         typer.confirm(f"Erase {', '.join(group)} of the records of {agent}, for good?", abort=True)
     with refusing(json):
+        from broker.cli.answers import Erased
         from broker.cli.api import Api
 
         erased, inputs, records = 0, 0, list[int]()
@@ -41,7 +42,7 @@ def erase(
                 body: dict[str, Any] = {
                     "agent": agent, "groups": group, "before_ms": int(before_ms), "after": after, "why": why
                 }  # fmt: skip
-                done = api.post("/audit/erase", body)
+                done = api.post("/audit/erase", body, Erased)
                 erased, inputs, after = erased + done["erased"], inputs + done["inputs"], done["next"]
                 records += [] if done["record"] is None else [done["record"]]
         if json:

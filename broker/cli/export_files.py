@@ -12,6 +12,8 @@ import orjson
 from broker.errors import ConfigurationError
 from broker.files import replace_private, sync_folder
 
+_PARTIAL = ".partial"
+
 Line = Callable[[dict[str, Any]], bytes]
 
 
@@ -87,17 +89,18 @@ class PartialFile:
 
 def partial_of(path: Path) -> Path:
     """The name that a file has until it is whole."""
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + _PARTIAL)
 
 
 class CursorState:
     """A file that keeps where the next export begins, right even when this one is killed at any point.
 
-    Before an export's file gets its name, the cursor behind it is noted as pending; it counts once the file is no
-    partial one any more, even if whoever takes such files away was faster than we are.
+    Before an export's file gets its name, the cursor behind it is noted as pending; it counts once the file has its
+    name. Where neither that nor the partial file is there any more, nobody here can know what became of the records.
 
     Raises:
-        ConfigurationError: the file holds something else.
+        ConfigurationError: the file holds something else, or the last export may be delivered or not; the text says
+            what to do.
     """
 
     def __init__(self, path: Path) -> None:
@@ -108,12 +111,26 @@ class CursorState:
         try:
             kept = orjson.loads(path.read_bytes())
             self.cursor, pending = str(kept["cursor"]), kept.get("pending")
-            if pending is not None and not Path(pending["partial"]).exists():
-                self.cursor = str(pending["cursor"])
+            if pending is not None:
+                self._follow(str(pending["cursor"]), Path(pending["partial"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigurationError(
                 f"{path} holds no cursor of an export. Name another file, or remove it."
             ) from error
+
+    def _follow(self, cursor: str, partial: Path) -> None:
+        """Takes the cursor behind the last export if that got its name before it was ended."""
+        if partial.exists():
+            return
+        file = partial.with_name(partial.name.removesuffix(_PARTIAL))
+        if not file.exists():
+            behind, before = (orjson.dumps({"cursor": each}).decode() for each in (cursor, self.cursor))
+            raise ConfigurationError(
+                f"{self._path}: the export before this one was ended when {file} got its name, and neither that nor "
+                f"{partial} is there now. If the file was taken away whole, put {behind} into {self._path}, and the "
+                f"next export goes on behind it. If it was removed, put {before} there, and its records come again."
+            )
+        self.cursor = cursor
 
     def expect(self, cursor: str, partial: Path) -> None:
         """Notes the cursor that counts once the partial file has its name."""

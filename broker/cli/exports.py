@@ -151,15 +151,14 @@ def _pages(api: Api, after: str, filters: Mapping[str, object], done: Any) -> It
     """
     from broker.audit.continuity import Continuity
     from broker.audit.export import Cursor
-    from broker.cli.api import ApiFailed
+    from broker.cli.answers import ApiFailed, Exported
 
     whole = not any(filters.values())
     continuity = Continuity(Cursor.parse(after).next if after else 0)
     more: object = True
     while more:
         more, begun, page = None, after, []
-        for text in api.lines("/audit/export", after=after, **filters):
-            line = orjson.loads(text)
+        for line in api.lines("/audit/export", Exported, after=after, **filters):
             told = line.get("export")
             if told is None:
                 if whole:
@@ -174,7 +173,7 @@ def _pages(api: Api, after: str, filters: Mapping[str, object], done: Any) -> It
             yield page, after
             page = []
             if "error" in told:
-                raise ApiFailed(told["detail"], reason=told["error"])
+                raise ApiFailed(told.get("detail") or "The broker ended the export.", reason=told["error"])
         if more is None or (more and after == begun):
             raise ApiFailed("The broker ended the export before it was whole. Is it well?", reason="broke_off")
 

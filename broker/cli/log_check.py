@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 
 from broker.audit.events import Kind
-from broker.cli import bundles, whole_log
+from broker.cli import answers, bundles, whole_log
+from broker.cli.answers import Entries
 from broker.cli.api import Api
 from broker.cli.kept_files import KeptCheckpoint
 from broker.cli.output import err, plain, print_json, progress, say
@@ -108,9 +109,8 @@ class GivenRecords:
     def pages(self, start: int, end: int) -> Iterator[Sequence[object]]:
         """Page after page of the records [start, end) with what proves them; ends early if the broker gives no more."""
         while start < end:
-            answer = self._api.get("/audit/entries", start=start, end=end)
-            page = answer.get("entries") if isinstance(answer, dict) else None
-            if not isinstance(page, list) or not page:
+            page = self._api.get("/audit/entries", Entries, start=start, end=end)["entries"]
+            if not page:
                 return
             yield page
             start += len(page)
@@ -121,7 +121,7 @@ class GivenRecords:
         Of later ones the index is given, and nothing that proves it.
         """
         wanted: list[int] = []
-        for page in self._api.pages("/audit/records", limit=None, kind=Kind.RECORDS_ERASED):
+        for page in self._api.pages("/audit/records", answers.Records, limit=None, kind=Kind.RECORDS_ERASED):
             found = [record["index"] for record in page["records"]]
             yield from ({"index": index} for index in found if index >= end)
             wanted += [index for index in found if start <= index < end]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,8 +21,14 @@ from broker.audit.verifier.records import ENTRY, RECORD
 from broker.audit.verifier.verify import MANIFEST, NAME, Package
 from broker.errors import Malformed
 
-_MAX_SLICES = 4_096
+_MAX_SLICES_BYTES = 32 * 1024 * 1024
+"""Of slices in memory, as they stand in the package; read, they are several times as large."""
 _MAX_SETS = 16
+_UNREADABLE = (
+    NotProved, zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError,
+    RuntimeError, NotImplementedError, ValueError,
+)  # fmt: skip
+"""What reading a ZIP file raises that was damaged, encrypted, or made by something else than a broker."""
 _LAST = "manifest.note"
 """The file that is written last: without it, the package was cut."""
 
@@ -52,7 +62,7 @@ def check_whole(file: Path) -> None:
         assert package.zip is not None
         if (damaged := package.zip.testzip()) is not None:
             raise NotProved(f"{damaged} is damaged")
-    except (NotProved, zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"{file} is no evidence package: {error}.") from error
 
 
@@ -123,7 +133,7 @@ class Sets:
 
 
 class Slices:
-    """The entity slices of a package, found by the digests of their lines."""
+    """The entity slices of a package, found by the digests of their lines; the last ones asked for stay in memory."""
 
     def __init__(self, package: Package) -> None:
         self._package = package
@@ -132,14 +142,30 @@ class Slices:
         for _, line in package.lines("entities.jsonl"):
             self._places[hashlib.sha256(line.rstrip(b"\n")).digest()] = place
             place += len(line)
-        self.read = lru_cache(_MAX_SLICES)(self._read)
+        self._held: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self.held_bytes = 0
+        """Of those in memory."""
 
-    def _read(self, digest: str) -> Any:
+    def read(self, digest: str) -> Any:
+        """A slice; None for one that is not here.
+
+        Raises:
+            Malformed: it is here, and is none.
+        """
         from broker.policy.decided import read_slice
 
+        if digest in self._held:
+            self._held.move_to_end(digest)
+            return self._held[digest][0]
         place = self._places.get(bytes.fromhex(digest))
         if place is None:
             return None
         with self._package.open("entities.jsonl") as file:
             file.seek(place)
-            return read_slice(file.readline().rstrip(b"\n"))
+            line = file.readline().rstrip(b"\n")
+        found = read_slice(line)
+        self._held[digest] = found, len(line)
+        self.held_bytes += len(line)
+        while self.held_bytes > _MAX_SLICES_BYTES:
+            self.held_bytes -= self._held.popitem(last=False)[1][1]
+        return found

@@ -20,10 +20,11 @@ def schema(
     Example: `broker audit schema CallAdmitted`
     """
     with refusing(json):
+        from broker.cli.answers import ApiFailed, Schemas
         from broker.cli.api import Api
 
         with Api() as api:
-            found = api.get("/audit/schema", kind=kind)
+            found = api.get("/audit/schema", Schemas, kind=kind)
         if json:
             print_json(found)
             return
@@ -31,7 +32,9 @@ def schema(
             rows = [[name, each["version"], " ".join(each["properties"])] for name, each in found["kinds"].items()]
             print_table(("kind", "version", "groups"), rows, empty="", whole=("kind",))
             return
-        document = found["kinds"][kind]
+        document = found["kinds"].get(kind)
+        if document is None:
+            raise ApiFailed(f"The broker says nothing of {kind}. Is it of the version of this command?")
         say(f"{kind}, version {document['version']}", "bold")
         print_table(("group", "member", "type", ""), list(_rows(document)), empty="It has no groups.")
 
@@ -48,7 +51,7 @@ def _type(type: Mapping[str, Any]) -> str:
     """A type in a word: `string`, `integer or null`, `list of string`, or the values that there are."""
     if "const" in type or "enum" in type:
         return " or ".join(type.get("enum", [type.get("const")]))
-    if type["type"] == "array":
+    if type.get("items"):
         return f"list of {_type(type['items'])}"
-    names = type["type"] if isinstance(type["type"], list) else [type["type"]]
-    return " or ".join(names)
+    names = type.get("type", "anything")
+    return names if isinstance(names, str) else " or ".join(names)

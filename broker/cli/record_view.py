@@ -12,6 +12,8 @@ from broker.cli.output import plain, print_table, utc, words
 COLUMNS = ("index", "time", "agent", "kind", "outcome", "what", "why")
 WHOLE = ("index", "time", "kind", "outcome")
 _OUTCOMES = {"permit": "green", "deny": "red"}
+_NO_TIME = 253_402_300_800_000
+"""The first millisecond that is of no year with four digits."""
 _TITLES = {"for_whom": "for whom"}
 
 
@@ -74,7 +76,8 @@ def print_groups(
         elif erased and name in erased:
             rows.append((title, Text(f"erased, as record {erased[name]} says", "yellow"), ""))
         for field, value in groups.get(name, {}).items():
-            shown = f"{value} ({utc(value / 1000)})" if field == "at_ms" and isinstance(value, int) else value
+            is_time = field == "at_ms" and isinstance(value, int) and 0 <= value < _NO_TIME
+            shown = f"{value} ({utc(value / 1000)})" if is_time else value
             rows.append((title, field, shown))
             title = Text()
     print_table(("", "", ""), rows, empty="The record holds nothing else.")

@@ -25,6 +25,7 @@ def saved(
     Example: `broker audit saved`
     """
     with refusing(json):
+        from broker.cli.answers import SavedQueries
         from broker.cli.api import Api
 
         with Api() as api:
@@ -35,7 +36,7 @@ def saved(
                 else:
                     say(f"Forgot {forget}.")
                 return
-            found = api.get(_PATH)
+            found = api.get(_PATH, SavedQueries)
         if json:
             print_json(found)
             return

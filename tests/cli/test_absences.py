@@ -105,12 +105,12 @@ class _Counting:
         self.log = log
         self.readings = 0
 
-    def get(self, _path: str, *, start: int, end: int, **_: object) -> object:
+    def get(self, _path: str, _shape: object, *, start: int, end: int, **_: object) -> object:
         """A page of entries."""
         self.readings += 1
         return {"entries": self.log.records[start : min(end, start + 2000)]}
 
-    def pages(self, _path: str, **_: object) -> Iterator[object]:
+    def pages(self, _path: str, _shape: object, **_: object) -> Iterator[object]:
         """The records of erasures, newest first."""
         self.readings += 1
         found = [stated["index"] for stated in self.log.erasures(0, len(self.log.records))]  # type: ignore[index]  # all are given whole

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -265,13 +266,8 @@ class Killed(BaseException):
     """The process ended here."""
 
 
-@pytest.mark.parametrize(
-    ("line", "taken_away"), [("store", False), ("expect", False), ("keep", False), ("state", False), ("state", True)]
-)
-async def test_a_run_that_is_killed_leaves_no_doubt(
-    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, line: str, taken_away: bool
-) -> None:
-    """Between any two steps of the end: the next run brings each record once, even if the file was moved meanwhile."""
+async def _killed_at(auditor: Auditor, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """An export of new records into the file 1 that ends at a step of its end."""
     owner, name = {
         "store": (PartialFile, "store"),
         "expect": (CursorState, "expect"),
@@ -290,14 +286,38 @@ async def test_a_run_that_is_killed_leaves_no_doubt(
         dying.setattr(PartialFile, "drop", lambda self: self.file.close())
         with pytest.raises(Killed):
             await auditor("-o", auditor.file("1"), "--cursor-state", state)
-    first = auditor.folder / "1"
-    assert first.exists() == (line == "state")
-    if first.exists() and taken_away:
-        first.rename(auditor.folder / "1-shipped")
+    assert (auditor.folder / "1").exists() == (line == "state")
     await auditor.grow(12)
-    await auditor("-o", auditor.file("2"), "--cursor-state", state)
-    names = [path.name for path in (first, auditor.folder / "1-shipped") if path.exists()]
-    found = auditor.indices("0", *names, "2")
+
+
+@pytest.mark.parametrize("line", ["store", "expect", "keep", "state"])
+async def test_a_run_that_is_killed_leaves_no_doubt(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Between any two steps of the end: the next run brings each record once."""
+    await _killed_at(auditor, monkeypatch, line)
+    await auditor("-o", auditor.file("2"), "--cursor-state", auditor.file("state"))
+    found = auditor.indices("0", *(["1"] if line == "state" else []), "2")
+    assert found == list(range(len(found)))
+
+
+@pytest.mark.parametrize("line", ["keep", "state"])
+async def test_a_file_of_a_killed_run_that_is_gone_is_told(
+    auditor: Auditor, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    """Removed before it had its name, or taken away after: nothing is skipped or doubled until somebody says which."""
+    await _killed_at(auditor, monkeypatch, line)
+    name, state = "1" if line == "state" else "1.partial", auditor.file("state")
+    (auditor.folder / name).rename(auditor.folder / "moved")
+    arguments = ("-o", auditor.file("2"), "--cursor-state", state)
+    said = (await auditor(*arguments, exit_code=1)).stderr
+    assert "neither that nor" in said
+    assert (await auditor(*arguments, exit_code=1)).stderr == said
+    assert not (auditor.folder / "2").exists()
+    taken, removed = re.findall(r'put (\{"cursor":"[^"]*"\})', said)
+    (auditor.folder / "state").write_text(taken if line == "state" else removed)
+    await auditor(*arguments)
+    found = auditor.indices("0", *(["moved"] if line == "state" else []), "2")
     assert found == list(range(len(found)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.cli.package_files import check_whole, unpack
+from broker.audit.verifier.verify import Package
+from broker.cli import package_files
+from broker.cli.package_files import Slices, check_whole, unpack
 from broker.errors import Malformed
 from tests.audit.packages import erase, fetched, live, unpacked, verified
 from tests.build import running
@@ -218,3 +221,36 @@ def test_a_package_that_was_cut_is_none(package: Path, tmp_path: Path) -> None:
     with pytest.raises(Malformed, match="was cut before its end"):
         check_whole(cut)
     assert {path.name for path in tmp_path.iterdir()} == {"whole.zip", "cut.zip"}
+
+
+def test_no_damaged_byte_of_a_package_is_a_traceback(stranger: Person, package: Path, tmp_path: Path) -> None:
+    """Wherever a bit of the ZIP file was flipped, it is whole still, or is said to be none in a sentence."""
+    whole, damaged = tmp_path / "whole.zip", tmp_path / "damaged.zip"
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(path for path in package.rglob("*") if path.is_file()):
+            archive.write(file, file.relative_to(package))
+    data, said = whole.read_bytes(), set[str]()
+    for place in range(0, len(data), 67):
+        damaged.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        try:
+            check_whole(damaged)
+        except Malformed as error:
+            said.add(error.detail)
+    assert any("while decompressing data" in each for each in said)  # zlib's own word
+    damaged.write_bytes(data[:40] + bytes(200) + data[240:])
+    assert "is no evidence package" in stranger.refused("audit", "redecide", str(damaged))
+
+
+def test_slices_in_memory_are_bounded_by_their_bytes(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are asked for, only so much of them is held; each is found again."""
+    lines = (package / "entities.jsonl").read_bytes().splitlines()
+    digests = [hashlib.sha256(line).hexdigest() for line in lines]
+    most = max(map(len, lines))
+    assert sum(map(len, lines)) > most
+    monkeypatch.setattr(package_files, "_MAX_SLICES_BYTES", most)
+    slices = Slices(Package(package))
+    for digest in (*digests, *digests, digests[-1]):
+        assert slices.read(digest) is not None
+        assert 0 <= slices.held_bytes <= most
+    assert slices.read(digests[-1]) is slices.read(digests[-1])
+    assert slices.read("0" * 64) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.cli.alarms import Sought
-from broker.cli.api import ApiFailed
+from broker.cli.answers import ApiFailed
 from broker.formats import note, record
 from tests.cli.stand_in_log import erasure, made
 from tests.cli.watched import Watched

@@ -245,19 +245,17 @@ def test_the_first_number_is_one() -> None:
 
 
 def test_pages_end_where_the_broker_gives_no_more() -> None:
-    """An answer without records, or of another shape, asks no further."""
+    """An answer without records asks no further."""
 
     class Answers:
         def __init__(self, *answers: object) -> None:
             self.left = list(answers)
 
-        def get(self, _path: str, **_parameters: object) -> object:
+        def get(self, _path: str, _shape: object, **_parameters: object) -> object:
             return self.left.pop(0)
 
-    answers: list[object] = [{"entries": []}, {"entries": 5}, []]
-    for empty in answers:
-        api: Any = Answers({"entries": [1, 2]}, empty)
-        assert list(GivenRecords(api).pages(0, 5)) == [[1, 2]]
+    api: Any = Answers({"entries": [1, 2]}, {"entries": []})
+    assert list(GivenRecords(api).pages(0, 5)) == [[1, 2]]
 
 
 def test_the_tree_gives_every_older_root(log: StandInLog) -> None:
