@@ -74,6 +74,24 @@ class Erasures:
         if left := gone if kind == Kind.RECORDS_ERASED else self.leave(index, gone):
             raise lacking(left, f"Record {index}: ")
 
+    def check_gone(self, index: int, kind: str, there: Collection[str]) -> None:
+        """Makes sure that each group which was erased is gone; for what was read in one state of the database.
+
+        Args:
+            index, kind: the record's.
+            there: the names of the groups that it shows.
+
+        Raises:
+            ProofInvalid: one is there again.
+        """
+        covered = self._erased[index] if index < len(self._erased) and kind != Kind.RECORDS_ERASED else 0
+        back = [name for name in GROUPS if name in there and covered & _BITS[name]]
+        if back:
+            raise ProofInvalid(
+                f"{', '.join(back)} was erased, as RecordsErased says, and is there again: somebody put it back in the "
+                "database. Erase it again."
+            )
+
 
 def lacking(groups: Collection[str], where: str = "") -> GroupMissing:
     """The error of a record that lacks groups which nobody erased on record."""

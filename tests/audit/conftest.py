@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from tests.audit.logs import signed_by
+from tests.audit.stored_log import SIZE, Stored
+from tests.audit.test_tree import SIGNER
 from tests.databases import open_database
 
 
@@ -17,3 +20,12 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     opened = open_database(tmp_path, migrated=True)
     yield opened
     opened.dispose()
+
+
+@pytest.fixture
+async def stored(engine: Engine, tmp_path: Path) -> Stored:
+    """A log that all checks find good."""
+    made = Stored(engine, tmp_path, signed_by(SIGNER))
+    await made.append(SIZE)
+    made.kept = made.tree.integrate() or ""
+    return made
