@@ -209,7 +209,7 @@ def _erasures(package: Package, engine: Engine, tree: AuditTree, size: int, summ
     for place in range(0, len(named), _PAGE):
         few = named[place : place + _PAGE]
         with reading(engine) as session:
-            found = {each.idx: each for each in erasures.stored(session.connection(), after=few[0] - 1)}
+            found = {each.idx: each for each in erasures.stored_at(session.connection(), few)}
         for idx, proof in zip(few, tree.inclusions(few, size), strict=True):
             each = found[idx]
             yield _proved(idx, each.entry, each.commitments, package.disclosure.of(each.groups), proof)
