@@ -22,7 +22,7 @@ from broker.formats import checkpoint, merkle, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
 from tests.audit.logs import SEALS, TAG_KEY, check_rows, event, open_log, put_records, rows, signed_by
-from tests.audit.test_tampering import Stored
+from tests.audit.stored_log import Stored
 from tests.audit.test_tree import SIGNER, VERIFIER, MeetingSigner
 
 _COVERED = 20
