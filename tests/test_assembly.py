@@ -56,6 +56,27 @@ async def test_a_record_removed_while_stopped_is_noticed_at_start(tmp_path: Path
     assert "entries were removed" in await _refused(tmp_path, ProofInvalid)
 
 
+async def test_a_record_removed_while_running_is_said_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a line that says what to do; everything is let go of all the same, and nothing is signed over it."""
+    broker: Broker = assemble(settings_for(tmp_path), prepare=migrations.upgrade)
+    await broker.start()
+    with writing(broker.engine) as connection:
+        covered = stored_head(connection)
+        execute(connection, "DELETE FROM records WHERE idx = (SELECT max(idx) FROM records)")
+    await broker.close()
+    (line,) = [each for each in caplog.records if each.name == "broker.assembly.broker"]
+    assert (line.levelname, line.exc_info) == ("ERROR", None)
+    assert line.getMessage().startswith("the last records are not under a checkpoint: ")
+    assert "the next start brings them under one, or says what to restore" in line.getMessage()
+    engine = databases.open_database(tmp_path, data_dir=tmp_path / "data")
+    with reading(engine) as session:
+        assert stored_head(session.connection()) == covered
+    engine.dispose()
+    assert await _refused(tmp_path, ProofInvalid)  # the folder's lock was let go of
+
+
 async def _older_database(folder: Path) -> Path:
     """A data folder whose broker ran twice and whose database is that of the first run; the second was published."""
     data = await _ran_once(folder)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -20,10 +21,12 @@ from sqlmodel import SQLModel
 from broker import migrations
 from broker.assembly import assemble
 from broker.assembly.broker import Broker
+from broker.audit import inputs
 from broker.db.engine import execute, open_engine, reading, writing
 from broker.db.sqlite import sqlite_url
 from broker.errors import ConfigurationError, ProofInvalid
 from broker.formats import checkpoint
+from broker.formats.record import GROUPS
 from tests.build import running, settings_for, token_request
 from tests.databases import open_database
 
@@ -178,7 +181,7 @@ _OWN = {"alembic_version", "compatibility"}
 
 
 def _row(table: Table, seed: int) -> dict[str, Any]:
-    """A row with a value of its own in every column of the table."""
+    """A row with a value of its own in every column of the table; a record is one that names the stored input."""
     samples: dict[type, Any] = {
         int: seed,
         float: seed + 0.5,
@@ -186,7 +189,15 @@ def _row(table: Table, seed: int) -> dict[str, Any]:
         bytes: b"bytes %d" % seed,
         bool: True,
     }
-    return {column.name: samples[column.type.python_type] for column in table.columns}
+    row = {column.name: samples[column.type.python_type] for column in table.columns}
+    return row | {"groups": _groups(f"text {seed}")} if "groups" in row else row
+
+
+def _groups(digest: str, *lost: str) -> bytes:
+    """The groups of a record whose decision names an input, without those that were erased."""
+    decision = orjson.dumps({"outcome": "permit", "operator": {"entities": digest}}).decode()
+    kept = [name for name in GROUPS if name not in lost]
+    return orjson.dumps({name: ["00" * 16, decision if name == "decision" else ""] for name in kept})
 
 
 def _put(engine: Engine, tables: Mapping[str, Table], seed: int) -> None:
@@ -229,6 +240,31 @@ def test_older_code_works_on_the_newer_schema(engine: Engine, older: str, newer:
     _move(engine, newer)
     _put(engine, known, 2)
     assert _found(engine, known) == {name: [_row(table, 1), _row(table, 2)] for name, table in known.items()}
+
+
+def test_inputs_are_kept_by_the_records_that_have_what_they_repeat(engine: Engine) -> None:
+    """Of others no use is noted; what nobody keeps is deleted, for no later erasure would come by it."""
+    _move(engine, "0005")
+    known = _tables(engine)
+    stored = ["whole", "no request", *inputs.KEEPING, "shared", "of none"]
+    records = [
+        _groups("whole"), _groups("no request", "request"), *(_groups(name, name) for name in inputs.KEEPING),
+        _groups("shared", "who"), _groups("shared"), b"no JSON", b"[]",
+    ]  # fmt: skip
+    with writing(engine) as connection:
+        for digest in stored:
+            connection.execute(known["entity_slices"].insert(), {"digest": digest, "content": b"{}"})
+        for seed, groups in enumerate(records):
+            connection.execute(known["records"].insert(), _row(known["records"], seed) | {"groups": groups})
+    _move(engine, "0007")
+    tables = _tables(engine)
+    found = _found(engine, {name: tables[name] for name in ("entity_slices", "slice_uses")})
+    assert {row["digest"] for row in found["entity_slices"]} == {"whole", "no request", "shared"}
+    assert {(row["agent_tag"], row["digest"]) for row in found["slice_uses"]} == {
+        (f"text {records.index(_groups('whole'))}", "whole"),
+        (f"text {records.index(_groups('no request', 'request'))}", "no request"),
+        (f"text {records.index(_groups('shared'))}", "shared"),
+    }
 
 
 async def test_a_broker_works_after_there_and_back(tmp_path: Path) -> None:

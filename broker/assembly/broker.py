@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,7 +24,7 @@ from broker.clock import Clock
 from broker.db.engine import reading
 from broker.db.lock import FolderLock
 from broker.entropy import Entropy, new_id_in_order
-from broker.errors import ConfigurationError
+from broker.errors import ConfigurationError, ProofInvalid, Unavailable
 from broker.gateway.calls import Gateway
 from broker.identity import attesters
 from broker.identity.attesters.oidc import OidcVerifier
@@ -41,6 +42,8 @@ from broker.tokens.issue import TokenRules
 from broker.tokens.operate import OperatorGate
 from broker.tokens.sign_in import SignIn
 from broker.tokens.signing_keys import SigningKeys
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -153,6 +156,12 @@ class Broker:
         self.audit.close()
         try:
             await asyncio.to_thread(self.tree.integrate)
+        except (ProofInvalid, Unavailable) as error:
+            log.error(
+                "the last records are not under a checkpoint: %s; the next start brings them under one, or says what "
+                "to restore",
+                error.detail,
+            )
         finally:
             await self.outbound.close()
             await self.fetching.close()

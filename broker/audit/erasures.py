@@ -7,21 +7,29 @@ lacks a group looks here: the erasure that says so, or nothing, and then it is t
 from __future__ import annotations
 
 import logging
+from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import orjson
 from sqlalchemy import Connection
 
 from broker.audit.events import Kind
-from broker.db.engine import execute
+from broker.db.engine import execute, select_in
 from broker.errors import Malformed, ProofInvalid
 from broker.formats import record
+from broker.formats.merkle import leaf_hash
 from broker.formats.record import GROUPS
 
 log = logging.getLogger(__name__)
 
+MOST_KNOWN = 1_000_000
+"""Ranges remembered, with 16 bytes for each; an erasure counts for as many as its own members take."""
+
+_WEIGHT = 24
+_FEW = 256
 _BITS = {name: 1 << place for place, name in enumerate(GROUPS)}
 
 
@@ -74,6 +82,24 @@ class Erasures:
         if left := gone if kind == Kind.RECORDS_ERASED else self.leave(index, gone):
             raise lacking(left, f"Record {index}: ")
 
+    def check_gone(self, index: int, kind: str, there: Collection[str]) -> None:
+        """Makes sure that each group which was erased is gone; for what was read in one state of the database.
+
+        Args:
+            index, kind: the record's.
+            there: the names of the groups that it shows.
+
+        Raises:
+            ProofInvalid: one is there again.
+        """
+        covered = self._erased[index] if index < len(self._erased) and kind != Kind.RECORDS_ERASED else 0
+        back = [name for name in GROUPS if name in there and covered & _BITS[name]]
+        if back:
+            raise ProofInvalid(
+                f"{', '.join(back)} was erased, as RecordsErased says, and is there again: somebody put it back in the "
+                "database. Erase it again."
+            )
+
 
 def lacking(groups: Collection[str], where: str = "") -> GroupMissing:
     """The error of a record that lacks groups which nobody erased on record."""
@@ -90,6 +116,7 @@ class Stored(NamedTuple):
 
     idx: int
     entry: bytes
+    leaf: bytes
     commitments: bytes
     groups: bytes
 
@@ -108,23 +135,35 @@ class Stored(NamedTuple):
             raise ProofInvalid(f"Record {self.idx}: {error.detail}") from error
         except (Malformed, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unreadable(self.idx) from error
+        if self.leaf != leaf_hash(self.entry):
+            raise ProofInvalid(f"Record {self.idx}: it is not the one that was hashed into the tree: it was altered.")
         if fields.kind != Kind.RECORDS_ERASED:
             raise ProofInvalid(f"Record {self.idx}: a column says that it is of an erasure, and it is not.")
         return remedy
 
 
-def stored(connection: Connection, *, after: int = -1, by_trait: bool = True) -> Iterator[Stored]:
-    """Each record of an erasure behind index `after`, in any order.
+_COLUMNS = ",".join(Stored._fields)
+_BY_TRAIT = "trait IN (SELECT id FROM traits WHERE kind = ?)"
+"""By the index that searches use."""
+
+
+def stored(connection: Connection, *, by_trait: bool = True) -> Iterator[Stored]:
+    """Each record of an erasure, in any order.
 
     Args:
         connection: reads.
-        after: records of erasures from here on.
         by_trait: by the index that searches use; not in a database of a version that had none.
     """
-    sought = "trait IN (SELECT id FROM traits WHERE kind = ?)" if by_trait else "kind = ?"
-    statement = f"SELECT idx, entry, commitments, groups FROM records WHERE {sought} AND idx > ?"  # noqa: S608  clauses are constants here, values are bound
-    for idx, *parts in execute(connection, statement, (Kind.RECORDS_ERASED, after)):
+    statement = f"SELECT {_COLUMNS} FROM records WHERE {_BY_TRAIT if by_trait else 'kind = ?'}"  # noqa: S608  clauses are constants here, values are bound
+    for idx, *parts in execute(connection, statement, (Kind.RECORDS_ERASED,)):
         yield Stored(int(idx), *map(bytes, parts))
+
+
+def stored_at(connection: Connection, indices: Sequence[int]) -> Iterator[Stored]:
+    """The records at these indices, of erasures as a search says; a few at once, in any order."""
+    for place in range(0, len(indices), _FEW):
+        for idx, *parts in select_in(connection, "records", _COLUMNS, "idx", indices[place : place + _FEW]):
+            yield Stored(int(idx), *map(bytes, parts))
 
 
 def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict[str, int]]:
@@ -140,7 +179,7 @@ def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict
     found: dict[int, dict[str, int]] = {}
     if not sought:
         return found
-    for index, bits, ranges in _whole(stored(connection, after=sought[0])):
+    for index, bits, ranges in _whole(stored_at(connection, _touching(connection, sought))):
         groups = [name for name in GROUPS if bits & _BITS[name]]
         for first, last in ranges:
             for each in sought[bisect_left(sought, first) : bisect_right(sought, last)]:
@@ -149,13 +188,59 @@ def of_records(connection: Connection, indices: Iterable[int]) -> dict[int, dict
     return found
 
 
+def _touching(connection: Connection, sought: Sequence[int]) -> list[int]:
+    """The erasures behind the first of some records that cover one of them, as far as is known, or may."""
+    statement = f"SELECT idx, leaf FROM records WHERE {_BY_TRAIT} AND idx > ?"  # noqa: S608  clauses are constants here, values are bound
+    rows = execute(connection, statement, (Kind.RECORDS_ERASED, sought[0]))
+    return [int(idx) for idx, leaf in rows if _known.may_touch(bytes(leaf), sought)]
+
+
+class _Known:
+    """Which records an erasure covers, by its leaf, which is no other's: so that a page need not look at the others.
+
+    What touches a page is verified anew each time, so an erasure that was altered meanwhile says nothing. Bounded: what
+    comes when it is full is verified each time.
+    """
+
+    def __init__(self) -> None:
+        self._covered: dict[bytes, tuple[array[int], array[int]]] = {}
+        self._left = MOST_KNOWN
+
+    def note(self, leaf: bytes, ranges: Sequence[tuple[int, int]]) -> None:
+        """Takes in what one covers that was verified."""
+        weight = len(ranges) + _WEIGHT
+        if leaf not in self._covered and weight <= self._left:
+            self._left -= weight
+            firsts, lasts = zip(*sorted(ranges), strict=True) if ranges else ((), ())
+            self._covered[leaf] = array("q", firsts), array("q", accumulate(lasts, max))
+
+    def may_touch(self, leaf: bytes, sought: Sequence[int]) -> bool:
+        """Whether one covers any of these records, which are in order, or is not known."""
+        covered = self._covered.get(leaf)
+        if covered is None:
+            return True
+        firsts, lasts = covered
+        if not firsts or sought[-1] < firsts[0] or lasts[-1] < sought[0]:
+            return False
+        if len(firsts) < len(sought):
+            return any(map(lambda first, last: bisect_left(sought, first) < bisect_right(sought, last), firsts, lasts))
+        places = (bisect_right(firsts, each) for each in sought)
+        return any(place and lasts[place - 1] >= each for each, place in zip(sought, places, strict=True))
+
+
+_known = _Known()
+
+
 def _whole(found: Iterable[Stored]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """What those say that were not altered, with their index."""
     for each in found:
         try:
-            yield each.idx, *_said(each.idx, each.remedy())
+            bits, ranges = _said(each.idx, each.remedy())
         except (ProofInvalid, Malformed) as error:
             log.error("an erasure on record counts for nothing: %s", error.detail)
+        else:
+            _known.note(each.leaf, ranges)
+            yield each.idx, bits, ranges
 
 
 def _said(index: int, remedy: object) -> tuple[int, list[tuple[int, int]]]:

@@ -37,6 +37,7 @@ from broker.audit.erasure import DAY_S
 from broker.audit.package_page import Summary
 from broker.audit.ranges import stated_groups
 from broker.audit.search import bounds
+from broker.audit.stored_record import at_ms
 from broker.audit.tree import AuditTree
 from broker.db.engine import execute, reading
 from broker.errors import NotFound, Unavailable
@@ -44,6 +45,9 @@ from broker.formats import checkpoint, note
 
 HEADER = "evidence-package v1"
 """The first line of what is signed; its second is no number, so that it never reads as a checkpoint."""
+
+_FIRST_S, _LAST_S = 315_532_800, 4_354_819_198
+"""The moments that a ZIP file has, 1980-01-01 to 2107-12-31 23:59:58; a clock may be wrong."""
 
 _PAGE = 256
 _PIECE = 64 * 1024
@@ -121,7 +125,7 @@ def written(package: Package, engine: Engine, tree: AuditTree, set_of: SetOf) ->
             the middle then.
     """
     sink, listed = _Sink(), list[dict[str, Any]]()
-    made = datetime.fromtimestamp(package.made_at, UTC)
+    made = datetime.fromtimestamp(min(max(package.made_at, _FIRST_S), _LAST_S), UTC)
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, pieces in _files(package, engine, tree, set_of, listed):
             digest, size = hashlib.sha256(), 0
@@ -162,7 +166,7 @@ def _files(
         "log": head.origin,
         "size": head.size,
         "root": note.encode_base64(head.root),
-        "made_at_ms": int(package.made_at * 1000),
+        "made_at_ms": at_ms(package.made_at),
         "scope": {"since_ms": package.scope.since_ms, "until_ms": package.scope.until_ms, "agent": package.scope.agent},
         "range": [package.start, package.end],
         "records": summary.records,
@@ -209,7 +213,7 @@ def _erasures(package: Package, engine: Engine, tree: AuditTree, size: int, summ
     for place in range(0, len(named), _PAGE):
         few = named[place : place + _PAGE]
         with reading(engine) as session:
-            found = {each.idx: each for each in erasures.stored(session.connection(), after=few[0] - 1)}
+            found = {each.idx: each for each in erasures.stored_at(session.connection(), few)}
         for idx, proof in zip(few, tree.inclusions(few, size), strict=True):
             each = found[idx]
             yield _proved(idx, each.entry, each.commitments, package.disclosure.of(each.groups), proof)

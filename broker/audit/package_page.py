@@ -135,4 +135,4 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]])
 
 
 def _utc(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(" ", "seconds").replace("+00:00", "")
+    return datetime.fromtimestamp(at_ms(at) // 1000, UTC).isoformat(" ", "seconds").replace("+00:00", "")

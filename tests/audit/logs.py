@@ -148,8 +148,8 @@ class PublicBytes:
     def erasures(self, start: int, _end: int) -> Iterator[dict[str, Any]]:
         """The records of erasures from `start` on, as `pages` gives records."""
         with reading(self._engine) as session:
-            indices = [each.idx for each in erasures.stored(session.connection(), after=start - 1, by_trait=False)]
-            for index in indices:
+            indices = [each.idx for each in erasures.stored(session.connection(), by_trait=False)]
+            for index in (each for each in indices if each >= start):
                 yield from read_range(session, index, index + 1, WHOLE)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from broker.audit.erasures import Erasures
 from broker.audit.trail import open_calls, verify_bundle
-from broker.db.engine import execute, writing
+from broker.db.engine import execute, forget_old_pages, writing
 from broker.errors import Malformed
 from broker.formats.note import NoteVerifier
 from tests.build import AGENT, MODEL, Running, running
@@ -212,3 +212,26 @@ def test_an_erasure_covers_records_before_it_and_no_others(records: object) -> N
     with pytest.raises(Malformed, match="Record 5"):
         Erasures().add(5, {"groups": ["who"], "records": records})
     Erasures().add(5, {"groups": ["who"], "records": [[0, 4]]})
+
+
+@pytest.mark.sqlite
+async def test_no_salt_of_what_was_erased_is_left_in_any_file(run: Running, tmp_path: Path) -> None:
+    """Once it is answered, not only when somebody writes next: neither in the database nor in its journal."""
+    admin = await run.operator()
+    salts = {
+        orjson.loads(row["groups"])[name][0].encode()
+        for row in await _rows(run)
+        if row["agent"] == AGENT
+        for name in ("who", "what")
+    }
+    forget_old_pages(run.broker.engine)
+    assert _in_files(tmp_path, salts) == {"broker.db": salts}
+    assert (await _erase(run, admin, "who", "what")).json()["erased"] == len(salts) // 2
+    assert _in_files(tmp_path, salts) == {}
+
+
+def _in_files(folder: Path, texts: set[bytes]) -> dict[str, set[bytes]]:
+    """Which of the texts are in which files of the database."""
+    files = {file.name: file.read_bytes() for file in (folder / "data").glob("broker.db*")}
+    found = {name: {text for text in texts if text in content} for name, content in files.items()}
+    return {name: there for name, there in found.items() if there}

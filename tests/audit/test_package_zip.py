@@ -29,15 +29,19 @@ SIGNER = NoteSigner("broker.example/log", Ed25519PrivateKey.generate())
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A package as it is written."""
-    folder = tmp_path_factory.mktemp("streamed")
+    return _written(tmp_path_factory.mktemp("streamed"), AT)
+
+
+def _written(folder: Path, at: float) -> bytes:
+    """A package of one record, both made at one moment."""
     engine = databases.open_database(folder, migrated=True)
     log = open_log(engine, folder)
-    asyncio.run(log.record(Step((event(),))))
+    asyncio.run(log.record(Step((event(at=at),))))
     log.close()
     tree = AuditTree(engine, signed_by(SIGNER), SEALS)
     tree.integrate()
     with reading(engine) as session:
-        begun = packages.begin(session, tree, Scope(), "", WHOLE, now=AT)
+        begun = packages.begin(session, tree, Scope(), "", WHOLE, now=at)
     data = b"".join(packages.written(begun, engine, tree, lambda _session, _hash: {}))
     engine.dispose()
     return data
@@ -78,6 +82,25 @@ def test_a_package_is_proved_as_it_is_streamed_and_as_it_is_packed_again(streame
         for name in archive.namelist():
             other.writestr(name, archive.read(name))
     assert _said(again.getvalue(), tmp_path) == (0, "PROVED")
+
+
+@pytest.mark.parametrize(
+    ("at", "year"),
+    [(0.0, 1980), (315_532_799.0, 1980), (315_532_800.0, 1980), (AT, 2027), (4_354_819_199.0, 2107),
+     (4_354_819_200.0, 2107), (253_402_300_799.0 + 86_400 * 400, 2107)],
+)  # fmt: skip
+def test_a_clock_that_is_wrong_leaves_a_package_whole(tmp_path: Path, at: float, year: int) -> None:
+    """A ZIP file has the years 1980 to 2107, and calendars end with 9999: what is in it says when it was made."""
+    data = _written(tmp_path, at)
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        assert {info.date_time[0] for info in archive.infolist()} == {year}
+    assert _said(data, tmp_path) == (0, "PROVED")
+
+
+def test_a_clock_before_all_time_leaves_a_package_whole(tmp_path: Path) -> None:
+    """Though a record that says so is none that can be proved."""
+    code, said = _said(_written(tmp_path, -5_000.0), tmp_path)
+    assert (code, said) == (1, "record 0, request, at_ms: a number out of bounds: -5000000")
 
 
 def test_nothing_is_hidden_in_the_container(streamed: bytes, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from broker.formats import checkpoint, merkle, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
 from tests.audit.logs import SEALS, TAG_KEY, check_rows, event, open_log, put_records, rows, signed_by
-from tests.audit.test_tampering import Stored
+from tests.audit.stored_log import Stored
 from tests.audit.test_tree import SIGNER, VERIFIER, MeetingSigner
 
 _COVERED = 20
@@ -117,7 +117,8 @@ async def test_a_record_that_somebody_put_at_the_end_is_not_signed(stored: Store
 async def test_a_re_verification_tells_of_what_has_no_seal(stored: Stored) -> None:
     """Every record of the database is looked at, also those that wait, so that no backup of them counts as good."""
     assert recheck(stored.engine, VERIFIER, TAG_KEY).records == _END
-    _insert(stored, "records", _forged(stored))
+    stored.change("INSERT INTO traits VALUES (99, ?, '', '', '', '', '[]')", Kind.RECORDS_ERASED)
+    _insert(stored, "records", _forged(stored, trait=99))
     with pytest.raises(ProofInvalid, match=f"Record {_END} was not written by this broker"):
         recheck(stored.engine, VERIFIER, TAG_KEY)
 

@@ -6,109 +6,24 @@ outsider with the public bytes, the records that the broker gives, and the check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import Engine
 
-from broker.audit import erasure, erasures
+from broker.audit import erasures
 from broker.audit.continuity import Continuity, Gap
-from broker.audit.erasure import DAY_S
 from broker.audit.events import Kind
 from broker.audit.log import RecordRow, Step
-from broker.audit.log_keys import LogKeys
-from broker.audit.published import Lost, PublishedCheckpoint
-from broker.audit.recheck import recheck
-from broker.audit.tree import AuditTree
-from broker.cli import whole_log
-from broker.db.engine import execute, reading, writing
-from broker.errors import BrokerError
+from broker.db.engine import execute, reading
 from broker.formats import checkpoint, record
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.merkle import leaf_hash
 from broker.formats.record import GROUPS
-from tests.audit.logs import AT, SEALS, TAG_KEY, PublicBytes, event, open_log, reader, signed_by
-from tests.audit.test_tree import SIGNER, VERIFIER
-from tests.fakes import FakeClock
-
-_SIZE = 600
-_INNER = 37
-"""A record under a whole tile, over which a hash is stored."""
-_OUTER = 599
-"""The last record, under no stored hash."""
-
-
-@dataclass
-class Stored:
-    """A log of 600 records of three agents in a database, with the checkpoint that an auditor kept."""
-
-    engine: Engine
-    folder: Path
-    keys: LogKeys
-    kept: str = ""
-
-    @property
-    def tree(self) -> AuditTree:
-        """Its tree, as a process begins with it."""
-        return AuditTree(self.engine, self.keys, SEALS, PublishedCheckpoint(self.folder))
-
-    async def append(self, number: int) -> None:
-        """Appends records."""
-        log = open_log(self.engine, self.folder)
-        await log.record(Step(tuple(event(f"agent-{n % 3}", what={"n": n}) for n in range(number))))
-        log.close()
-
-    def change(self, statement: str, *parameters: Any) -> None:
-        """What somebody who can write the database does."""
-        with writing(self.engine) as connection:
-            execute(connection, statement, parameters)
-
-    def start(self) -> str:
-        """What a start says: nothing, or why it is refused."""
-        return _said(self.tree.lost)
-
-    async def integration(self) -> str:
-        """What an integration says once there is something new."""
-        await self.append(1)
-        return _said(self.tree.integrate)
-
-    def recheck(self) -> str:
-        """What the re-verification of everything stored says."""
-        return _said(lambda: recheck(self.engine, VERIFIER, TAG_KEY))
-
-    def outsider(self, *, records: bool = False) -> str:
-        """What an auditor says who has the kept checkpoint, verifies every tile, and perhaps every record."""
-
-        def check() -> None:
-            log: Any = PublicBytes(self.tree, self.engine)
-            found = whole_log.verified(log, VERIFIER, self.kept)
-            whole_log.check_tiles(found.tree, lambda _: None)
-            if records:
-                size = found.head.size
-                whole_log.check_records(found.tree, 0, size, log.pages(size), lambda _: None, log.erasures)
-
-        return _said(check)
-
-
-def _said(check: Callable[[], object]) -> str:
-    try:
-        found = check()
-    except BrokerError as error:
-        return error.detail
-    return str(found) if isinstance(found, Lost) else ""
-
-
-@pytest.fixture
-async def stored(engine: Engine, tmp_path: Path) -> Stored:
-    """A log that all checks find good."""
-    made = Stored(engine, tmp_path, signed_by(SIGNER))
-    await made.append(_SIZE)
-    made.kept = made.tree.integrate() or ""
-    return made
+from tests.audit.logs import event, open_log
+from tests.audit.stored_log import INNER, OUTER, SIZE, Stored, erase
+from tests.audit.test_tree import SIGNER
 
 
 async def test_an_untouched_log_is_found_good(stored: Stored) -> None:
@@ -140,7 +55,7 @@ def test_every_column_is_flipped_somewhere() -> None:
     assert {*_SEARCHED, *_PROVED, "idx"} == set(RecordRow.model_fields)
 
 
-@pytest.mark.parametrize("index", [0, _INNER, 256, _OUTER])
+@pytest.mark.parametrize("index", [0, INNER, 256, OUTER])
 @pytest.mark.parametrize("column", [*_SEARCHED, *_PROVED])
 async def test_a_byte_of_any_column_is_found_where_it_is(stored: Stored, column: str, index: int) -> None:
     """The re-verification names the record, whichever column it is; so does the auditor, of what auditors are given."""
@@ -159,54 +74,43 @@ async def test_a_byte_of_any_column_is_found_where_it_is(stored: Stored, column:
 async def test_any_byte_of_the_groups_is_found(stored: Stored, place: int) -> None:
     """Names, salts and contents, wherever they are cut: no error but one that names the record."""
     with reading(stored.engine) as session:
-        value = bytearray(
-            execute(session.connection(), f"SELECT groups FROM records WHERE idx = {_INNER}").scalar_one()
-        )
+        value = bytearray(execute(session.connection(), f"SELECT groups FROM records WHERE idx = {INNER}").scalar_one())
     value[len(value) * place // 40] ^= 1
-    stored.change(f"UPDATE records SET groups = ? WHERE idx = {_INNER}", bytes(value))
-    assert stored.recheck().startswith(f"Record {_INNER}: ")
-    assert stored.outsider(records=True).startswith(f"Record {_INNER}: ")
+    stored.change(f"UPDATE records SET groups = ? WHERE idx = {INNER}", bytes(value))
+    assert stored.recheck().startswith(f"Record {INNER}: ")
+    assert stored.outsider(records=True).startswith(f"Record {INNER}: ")
 
 
 async def test_an_altered_last_leaf_is_no_older_database(stored: Stored) -> None:
     """The start says which record was altered, and offers no way on; neither does it sign anything over it."""
-    _flip(stored, "records", "leaf", f"idx = {_OUTER}")
+    _flip(stored, "records", "leaf", f"idx = {OUTER}")
     for said in (stored.start(), await stored.integration()):
-        assert f"the first {_SIZE} entries are not those of the last checkpoint" in said
-        assert f"record {_OUTER} is not the one that was hashed" in said
+        assert f"the first {SIZE} entries are not those of the last checkpoint" in said
+        assert f"record {OUTER} is not the one that was hashed" in said
         assert "nothing is signed over these" in said
 
 
 async def test_an_altered_record_is_no_lost_one(stored: Stored) -> None:
     """Nor is it when the file beside the database is gone, or newer than all that is stored."""
-    _flip(stored, "records", "leaf", f"idx = {_OUTER}")
+    _flip(stored, "records", "leaf", f"idx = {OUTER}")
     file = stored.folder / "checkpoint"
-    file.write_text(checkpoint.sign(Checkpoint(SIGNER.name, 10 * _SIZE, bytes(32)), SIGNER))
-    assert f"record {_OUTER} is not the one that was hashed" in stored.start()
+    file.write_text(checkpoint.sign(Checkpoint(SIGNER.name, 10 * SIZE, bytes(32)), SIGNER))
+    assert f"record {OUTER} is not the one that was hashed" in stored.start()
     file.unlink()
-    assert f"record {_OUTER} is not the one that was hashed" in stored.start()
+    assert f"record {OUTER} is not the one that was hashed" in stored.start()
 
 
 async def test_an_altered_record_with_its_leaf_is_found(stored: Stored) -> None:
     """Entry and leaf fit each other again: only what is above them tells, and says between which records."""
     entry = b'{"agent_tag":"' + b"0" * 32 + b'","kind":"CallRefused","root":"' + b"0" * 64 + b'","seq":1,"v":1}'
-    for index in (_INNER, _OUTER):
+    for index in (INNER, OUTER):
         stored.change(
             f"UPDATE records SET entry = ?, leaf = ? WHERE idx = {index}", entry, leaf_hash(entry)
         )  # fmt: skip
-    assert f"Record {_INNER}: " in stored.recheck()
+    assert f"Record {INNER}: " in stored.recheck()
     said = stored.outsider()
     assert "An entry from 512 on" in said
     assert "one of the records 0 to 255" in stored.start()
-
-
-async def _erase(stored: Stored, *groups: str) -> None:
-    """Erases groups of the inner record and of its agent's later ones, and has it covered by a checkpoint."""
-    log, clock = open_log(stored.engine, stored.folder), FakeClock(AT + 5 * DAY_S)
-    chosen = erasure.Selection(groups, f"agent-{_INNER % 3}", _INNER - 1, AT + 1)
-    await erasure.erase(log, reader(stored.engine), chosen, "why", by="operator:o", request_id="r", clock=clock)
-    log.close()
-    stored.tree.integrate()
 
 
 def _take(stored: Stored, index: int, name: str) -> None:
@@ -220,48 +124,48 @@ def _take(stored: Stored, index: int, name: str) -> None:
 
 async def test_an_erased_group_is_no_tampering(stored: Stored) -> None:
     """What a record forgot, with its copies in columns, is absent; the rest of the record still proves itself."""
-    await _erase(stored, "who", "what")
+    await erase(stored, "who", "what")
     assert stored.recheck() == stored.outsider(records=True) == ""
-    stored.change("UPDATE records SET outcome = 'permit' WHERE idx = ?", _INNER)
-    assert stored.recheck().startswith(f"Record {_INNER}: ")
+    stored.change("UPDATE records SET outcome = 'permit' WHERE idx = ?", INNER)
+    assert stored.recheck().startswith(f"Record {INNER}: ")
 
 
 @pytest.mark.parametrize("name", GROUPS)
 async def test_a_group_that_is_gone_without_an_erasure_is_found(stored: Stored, name: str) -> None:
     """With the record and the group: an erasure of other groups, or of other records, excuses nothing."""
-    await _erase(stored, *({"who", "what"} - {name}))
-    _take(stored, _INNER, name)
+    await erase(stored, *({"who", "what"} - {name}))
+    _take(stored, INNER, name)
     for said in (stored.recheck(), stored.outsider(records=True)):
-        assert said.startswith(f"Record {_INNER}: content and salt of {name} are missing, and no record of an erasure")
-    _take(stored, _INNER - 3, name)
+        assert said.startswith(f"Record {INNER}: content and salt of {name} are missing, and no record of an erasure")
+    _take(stored, INNER - 3, name)
     for said in (stored.recheck(), stored.outsider(records=True)):
-        assert said.startswith(f"Record {_INNER - 3}: content and salt of {name} are missing")
+        assert said.startswith(f"Record {INNER - 3}: content and salt of {name} are missing")
 
 
 async def test_the_record_of_an_erasure_lacks_nothing(stored: Stored) -> None:
     """Neither what it says, without which it excuses nothing, nor any other group, whatever a later one says."""
-    await _erase(stored, "who")
+    await erase(stored, "who")
     log = open_log(stored.engine, stored.folder)
-    remedy = {"groups": list(GROUPS), "records": [[_SIZE, _SIZE]]}
+    remedy = {"groups": list(GROUPS), "records": [[SIZE, SIZE]]}
     await log.record(Step((event("operator:o", Kind.RECORDS_ERASED, remedy=remedy),)))
     log.close()
     stored.tree.integrate()
     assert stored.recheck() == stored.outsider(records=True) == ""
     for name in ("request", "remedy"):
-        _take(stored, _SIZE, name)
+        _take(stored, SIZE, name)
         for said in (stored.recheck(), stored.outsider(records=True)):
-            assert said.startswith(f"Record {_SIZE}")
+            assert said.startswith(f"Record {SIZE}")
 
 
 async def test_a_number_that_is_left_out_is_seen_in_public_entries_alone(stored: Stored) -> None:
     """Though every group of its agent was erased: the pseudonym and the running number are all that is read."""
-    await _erase(stored, *GROUPS)
+    await erase(stored, *GROUPS)
     with reading(stored.engine) as session:
         rows = execute(session.connection(), "SELECT idx, entry FROM records ORDER BY idx")
         entries = [(int(idx), record.parse_entry(bytes(entry))) for idx, entry in rows]
     _follow([entry for _, entry in entries])
-    left_out = entries[_INNER + 3][1]
-    rest = [entry for index, entry in entries if index != _INNER + 3]
+    left_out = entries[INNER + 3][1]
+    rest = [entry for index, entry in entries if index != INNER + 3]
     with pytest.raises(Gap, match=f"number {left_out.seq + 1} of the principal {left_out.agent_tag}, its number"):
         _follow(rest)
 
@@ -278,13 +182,13 @@ def _follow(entries: Sequence[record.Entry]) -> None:
 async def test_a_record_that_a_column_makes_an_erasure_covers_nothing(stored: Stored, kind: Kind) -> None:
     """Its entry says of what kind it is: what a search goes by may be altered."""
     log = open_log(stored.engine, stored.folder)
-    await log.record(Step((event("o", kind, remedy={"groups": ["what"], "records": [[_INNER, _INNER]]}),)))
+    await log.record(Step((event("o", kind, remedy={"groups": ["what"], "records": [[INNER, INNER]]}),)))
     log.close()
     stored.change("INSERT INTO traits VALUES (99, ?, '', '', '', '', '[]')", Kind.RECORDS_ERASED)
-    stored.change(f"UPDATE records SET trait = 99 WHERE idx = {_SIZE}")
+    stored.change(f"UPDATE records SET trait = 99 WHERE idx = {SIZE}")
     with reading(stored.engine) as session:
-        found = erasures.of_records(session.connection(), [_INNER])
-    assert found == ({_INNER: {"what": _SIZE}} if kind == Kind.RECORDS_ERASED else {})
+        found = erasures.of_records(session.connection(), [INNER])
+    assert found == ({INNER: {"what": SIZE}} if kind == Kind.RECORDS_ERASED else {})
 
 
 @pytest.mark.parametrize("table", ["subtrees", "log_head"])
@@ -296,12 +200,12 @@ async def test_a_hash_above_the_records_is_found(stored: Stored, table: str) -> 
         assert "from 512 on was altered, removed or moved, or a hash above" in stored.outsider()
         assert "entries are not those of the last checkpoint" in await stored.integration()
     else:
-        stored.change("UPDATE log_head SET note = replace(note, ?, ?)", f"\n{_SIZE}\n", f"\n{_SIZE - 1}\n")
+        stored.change("UPDATE log_head SET note = replace(note, ?, ?)", f"\n{SIZE}\n", f"\n{SIZE - 1}\n")
         assert "the note was altered" in stored.outsider()
         assert "the note was altered" in stored.recheck()
 
 
-@pytest.mark.parametrize("index", [_INNER, 512])
+@pytest.mark.parametrize("index", [INNER, 512])
 async def test_a_dropped_record_is_found(stored: Stored, index: int) -> None:
     """With its index, or the next one, which does not follow."""
     stored.change(f"DELETE FROM records WHERE idx = {index}")
@@ -311,25 +215,25 @@ async def test_a_dropped_record_is_found(stored: Stored, index: int) -> None:
 
 async def test_a_dropped_record_whose_gap_was_closed_is_found(stored: Stored) -> None:
     """All later ones moved up: the order itself is under the checkpoint."""
-    stored.change(f"DELETE FROM records WHERE idx = {_INNER}")
-    stored.change(f"UPDATE records SET idx = -idx WHERE idx > {_INNER}")
+    stored.change(f"DELETE FROM records WHERE idx = {INNER}")
+    stored.change(f"UPDATE records SET idx = -idx WHERE idx > {INNER}")
     stored.change("UPDATE records SET idx = -idx - 1 WHERE idx < 0")
-    assert f"holds {_SIZE - 1} entries but its last checkpoint covers {_SIZE}" in stored.start()
+    assert f"holds {SIZE - 1} entries but its last checkpoint covers {SIZE}" in stored.start()
     assert stored.recheck() != ""
     assert stored.outsider() != ""
 
 
 async def test_an_inserted_record_is_found(stored: Stored) -> None:
     """A copy of another one in the middle, all later ones moved down."""
-    stored.change(f"UPDATE records SET idx = -idx - 1 WHERE idx >= {_INNER}")
+    stored.change(f"UPDATE records SET idx = -idx - 1 WHERE idx >= {INNER}")
     stored.change("UPDATE records SET idx = -idx WHERE idx < 0")
     columns = ", ".join(name for name in RecordRow.model_fields if name not in ("idx", "seq"))
     stored.change(
-        f"INSERT INTO records (idx, seq, {columns}) SELECT {_INNER}, 9999, {columns} FROM records WHERE idx = 3"
+        f"INSERT INTO records (idx, seq, {columns}) SELECT {INNER}, 9999, {columns} FROM records WHERE idx = 3"
     )
-    assert stored.recheck().startswith(f"Record {_INNER}: ")
+    assert stored.recheck().startswith(f"Record {INNER}: ")
     assert "entries 0 to 255" in stored.outsider() or "from 512 on" in stored.outsider()
-    assert f"the first {_SIZE} entries are not those" in stored.start()
+    assert f"the first {SIZE} entries are not those" in stored.start()
 
 
 async def test_two_records_in_each_others_place_are_found(stored: Stored) -> None:
@@ -340,16 +244,16 @@ async def test_two_records_in_each_others_place_are_found(stored: Stored) -> Non
     assert "entries 0 to 255" in stored.outsider()
 
 
-@pytest.mark.parametrize("left", [0, 300, _SIZE - 1])
+@pytest.mark.parametrize("left", [0, 300, SIZE - 1])
 async def test_a_truncated_log_is_found(stored: Stored, left: int) -> None:
     """With its old head the start names both sizes; with an older head, the file beside the database does."""
     stored.change(f"DELETE FROM records WHERE idx >= {left}")
-    assert f"holds {left} entries but its last checkpoint covers {_SIZE}" in stored.start()
+    assert f"holds {left} entries but its last checkpoint covers {SIZE}" in stored.start()
     assert stored.recheck() != ""
     assert stored.outsider() != ""
     stored.change("DELETE FROM log_head")
     stored.change("DELETE FROM subtrees")
-    assert f"holds {left} records, and checkpoints of {_SIZE} were published" in stored.start()
+    assert f"holds {left} records, and checkpoints of {SIZE} were published" in stored.start()
 
 
 async def test_a_log_written_anew_and_signed_is_caught_by_the_kept_checkpoint(stored: Stored) -> None:
@@ -357,10 +261,10 @@ async def test_a_log_written_anew_and_signed_is_caught_by_the_kept_checkpoint(st
     for table in ("records", "subtrees", "log_head"):
         stored.change(f"DELETE FROM {table}")
     (stored.folder / "checkpoint").unlink()
-    await stored.append(_SIZE + 5)
+    await stored.append(SIZE + 5)
     stored.tree.integrate()
     assert stored.start() == stored.recheck() == ""
     said = stored.outsider(records=True)
-    assert f"log of {_SIZE + 5} entries does not continue the {_SIZE} of the checkpoint that you kept" in said
+    assert f"log of {SIZE + 5} entries does not continue the {SIZE} of the checkpoint that you kept" in said
     stored.kept = stored.tree.head()
     assert stored.outsider(records=True) == ""

@@ -1,6 +1,8 @@
 """Whose records name which inputs of decisions, so that an erasure reaches these.
 
-An older broker would store inputs without saying whose they are, and an erasure would leave them, so none goes on here.
+A record that has lost one of the groups whose content an input repeats keeps none any more, so what no other record
+names is deleted: no later erasure would come by it. An older broker would store inputs without saying whose they are,
+and an erasure would leave them, so none goes on here.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 from alembic import op
 
+from broker.db.sqlite import overwriting
+
 revision = "0007"
 down_revision = "0005"
 branch_labels = None
@@ -18,6 +22,8 @@ depends_on = None
 works_with = "0007"
 
 _PAGE = 1000
+_KEEPING = {"who", "for_whom", "what", "decision", "posture"}
+"""Groups whose content an input repeats."""
 
 
 def upgrade() -> None:
@@ -35,6 +41,8 @@ def upgrade() -> None:
         seen |= fresh
         if fresh:
             op.bulk_insert(uses, [{"agent_tag": tag, "digest": digest} for tag, digest in sorted(fresh)])
+    with overwriting(op.get_bind()):
+        op.execute("DELETE FROM entity_slices WHERE digest NOT IN (SELECT digest FROM slice_uses)")
 
 
 def downgrade() -> None:
@@ -57,10 +65,11 @@ def _records() -> Iterator[tuple[str, bytes]]:
 
 
 def _decision(groups: bytes) -> object:
-    """What a record's decision group says; nothing if it is not there, or was altered into what nobody can read."""
+    """What a record's decision group says; nothing if one is gone that it keeps inputs by, or nobody can read it."""
     try:
-        return json.loads(json.loads(groups)["decision"][1] or "{}")
-    except (ValueError, KeyError, TypeError, IndexError):
+        found = json.loads(groups)
+        return json.loads(found["decision"][1] or "{}") if found.keys() >= _KEEPING else None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
 
 
