@@ -43,7 +43,7 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
     pinned = bundles.pinned_key(key)
     kept, newer = KeptCheckpoint(state) if state is not None else None, None
     with PublicLog(url, tiles) as log:
-        found = whole_log.verified(log, pinned, kept.note() if kept is not None else None)
+        found = whole_log.verified(log, pinned, kept.note() if kept is not None else None, state)
         with progress("Entries", found.head.size, json=json) as done:
             whole_log.check_tiles(found.tree, done)
         start, end, checked = 0, 0, None

@@ -163,7 +163,7 @@ def checkpoint(
         with PublicLog(url) as log:
             if key:
                 pinned, kept = bundles.pinned_key(key), KeptCheckpoint(checkpoint_state) if checkpoint_state else None
-                found = whole_log.verified(log, pinned, kept.note() if kept is not None else None)
+                found = whole_log.verified(log, pinned, kept.note() if kept is not None else None, checkpoint_state)
                 note, head, grew_from, now = found.note, found.head, found.continues, found.replaced_by
                 if kept is not None:
                     newer = kept.keep(found, log, pinned)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from broker.cli import bundles
 from broker.cli.absences import Absences, Elsewhere
@@ -14,6 +15,7 @@ from broker.errors import BrokerError, Malformed, ProofInvalid
 from broker.formats import succession
 from broker.formats.checkpoint import Checkpoint
 from broker.formats.note import NoteVerifier
+from broker.formats.record import GROUPS
 from broker.formats.succession import Succession
 from broker.formats.tiles import SPAN, TiledTree
 
@@ -45,7 +47,7 @@ class Verified:
         return self.followed[-1].new if self.followed else None
 
 
-def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None) -> Verified:
+def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None, file: Path | None = None) -> Verified:
     """Fetches the newest checkpoint, and verifies all that the last tiles of the levels tell.
 
     1. The pinned key, or one that it leads to, signed it.
@@ -55,6 +57,7 @@ def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None) -> Verified
         log: where it comes from.
         pinned: a key of the log.
         kept: the signed checkpoint that was kept, or None.
+        file: where it was kept.
 
     Raises:
         ProofInvalid: the text says what does not fit, and from which entry on, where that can be told.
@@ -62,7 +65,7 @@ def verified(log: PublicLog, pinned: NoteVerifier, kept: str | None) -> Verified
     """
     signed, statements = log.checkpoint(), log.successions()
     head = bundles.opened(signed, pinned, statements)
-    old = _opened(kept, pinned, statements) if kept is not None else None
+    old = _opened(kept, file, pinned, statements) if kept is not None else None
     if old is not None:
         bundles.check_size(old, head)
     tree = TiledTree(head, log)
@@ -149,16 +152,18 @@ def check_records(
         raise invalid
     for _, missing in absences.missing():
         raise missing
-    return CheckedRecords(len(records.last), dict(absences.withheld), absences.erased, absences.untold)
+    withheld = {name: absences.withheld[name] for name in GROUPS if absences.withheld[name]}
+    return CheckedRecords(len(records.last), withheld, absences.erased, absences.untold)
 
 
-def _opened(kept: str, pinned: NoteVerifier, statements: Sequence[str]) -> Checkpoint:
+def _opened(kept: str, file: Path | None, pinned: NoteVerifier, statements: Sequence[str]) -> Checkpoint:
     try:
         return bundles.opened(kept, pinned, statements)
     except (ProofInvalid, Malformed) as error:
         raise ProofInvalid(
-            f"Of {bundles.KEPT} it cannot be said whether the log continues it: {error.detail} Its file was altered or "
-            "is of another log or key, or this log does not publish any more which keys it had."
+            f"Of {bundles.KEPT}{f' in {file}' if file else ''} it cannot be said whether the log continues it: "
+            f"{error.detail} Its file was altered or is of another log or key, or this log does not publish any more "
+            "which keys it had."
         ) from error
 
 

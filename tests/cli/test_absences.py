@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +10,18 @@ from typing import Any
 
 import pytest
 
+from broker.audit.events import Kind
+from broker.audit.log import Step
 from broker.cli import whole_log
 from broker.cli.log_check import GivenRecords
 from broker.cli.public_log import PublicLog
 from broker.cli.whole_log import CheckedRecords
+from broker.db.engine import execute, reading
 from broker.errors import ProofInvalid
 from broker.formats.note import NoteVerifier
+from tests.audit.logs import event
+from tests.audit.packages import erase
+from tests.build import running
 from tests.cli.running import BrokerProcess, Person, signed_in
 from tests.cli.stand_in_log import StandInLog, erasure, made, serving
 
@@ -144,3 +151,25 @@ def test_what_is_not_shown_is_said(admin: Person, broker: BrokerProcess, tmp_pat
     shown = paula.ok(*arguments)
     assert "Not shown: 2 groups withheld from you (posture of 2), 0 erased, each as a record of an erasure" in shown
     assert "Not shown: 0 groups withheld from you, 0 erased" in admin.ok(*arguments)
+
+
+async def test_erasures_behind_a_range_are_read_at_once(tmp_path: Path) -> None:
+    """Over HTTP against a real broker: each counts, and all leave one record of a search and one of a reading."""
+    async with running(tmp_path) as run:
+        person = Person(tmp_path / "home")
+        await asyncio.to_thread(person.ok, "login", await run.broker.sign_in.link("admin"))
+        run.whole_records = False  # no erasure of this kind reaches records of the day
+        made_up = tuple(event("a", Kind.CALL_ADMITTED, what={"model": "m"}, for_whom={"owner": "x"}) for _ in range(5))
+        await run.broker.audit.record(Step(made_up))
+        end = run.broker.audit.size
+        for group in ("what", "for_whom", "posture"):
+            await erase(run.broker.audit, run.broker.engine, group, Kind.CALL_ADMITTED)
+        await asyncio.to_thread(run.broker.tree.integrate)
+        before = run.broker.audit.size
+        arguments = ("audit", "verify", "--log", "--key", run.broker.log_key, "--records", f"0:{end}")
+        told = await asyncio.to_thread(person.json, *arguments)
+        assert told["not_shown"] == {"withheld": {}, "erased": 15, "untold": 0}
+        with reading(run.broker.engine) as session:
+            statement = "SELECT kind FROM records WHERE idx >= ? ORDER BY idx"
+            kinds = [kind for (kind,) in execute(session.connection(), statement, (before,))]
+        assert kinds.count(Kind.TRAIL_READ) == 3  # of the range, of the search, and of the erasures

@@ -152,7 +152,11 @@ def test_a_kept_file_that_holds_none_is_named(
 def test_a_kept_checkpoint_that_was_altered_does_not_blame_the_log(log: StandInLog) -> None:
     """It may be the file; that is said."""
     note = log.note.replace("\n300\n", "\n299\n")
-    with PublicLog(log.url) as public, pytest.raises(BrokerError, match="Its file was altered or") as caught:
-        whole_log.verified(public, NoteVerifier.parse(log.vkey), note)
+    with (
+        PublicLog(log.url) as public,
+        pytest.raises(BrokerError, match=r"in FILE it cannot.*Its file was altered or") as caught,
+    ):
+        whole_log.verified(public, NoteVerifier.parse(log.vkey), note, Path("FILE"))
+    assert "Its file was altered or" in caught.value.detail
     assert caught.value.reason == "proof_invalid"
     assert kept_files.kept_note(Path("kept"), note.encode()) == note
