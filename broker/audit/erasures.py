@@ -39,6 +39,10 @@ class GroupMissing(ProofInvalid):
     reason = "group_missing"
 
 
+class ErasureUndone(ProofInvalid):
+    """A group that was erased on record is there again; the text names it."""
+
+
 class Erasures:
     """Which groups of which records were erased: a byte for each record up to the last one that was. Fails closed."""
 
@@ -90,12 +94,12 @@ class Erasures:
             there: the names of the groups that it shows.
 
         Raises:
-            ProofInvalid: one is there again.
+            ErasureUndone: one is there again.
         """
         covered = self._erased[index] if index < len(self._erased) and kind != Kind.RECORDS_ERASED else 0
         back = [name for name in GROUPS if name in there and covered & _BITS[name]]
         if back:
-            raise ProofInvalid(
+            raise ErasureUndone(
                 f"{', '.join(back)} was erased, as RecordsErased says, and is there again: somebody put it back in the "
                 "database. Erase it again."
             )
