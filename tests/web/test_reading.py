@@ -147,6 +147,7 @@ async def test_no_page_shows_what_its_search_does_not_tell(run: Running, rita: h
 @pytest.mark.parametrize("name", ["agent", "owner", "human", "action", "outcome", "model", "policy", "request_id"])
 async def test_nobody_asks_by_a_text_without_end(run: Running, rita: httpx2.AsyncClient, name: str) -> None:
     """It would stand in the record of each search; searches and exports refuse it, and nothing is recorded."""
+    await _get(rita, _QUERIES)  # a token is at hand
     size = run.broker.audit.size
     for path in (_RECORDS, "/api/v1/audit/export"):
         answer = await rita.get(path, params={name: "x" * 1_001})
