@@ -52,7 +52,11 @@ class Disclosure:
 
     def of(self, stored: bytes) -> dict[str, tuple[str, str]]:
         """The groups to show of those that are stored with a record and can be read: salt, and content, by name."""
-        return {name: group for name, group in readable_groups(stored).items() if name in self.groups}
+        return self.part(readable_groups(stored))
+
+    def part(self, groups: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+        """The groups to show out of these."""
+        return groups if len(self.groups) == len(GROUPS) else {n: groups[n] for n in groups if n in self.groups}
 
     def column(self, name: str, value: str) -> str:
         """What to show of a column: its value, or nothing if it was copied from a group that is withheld."""

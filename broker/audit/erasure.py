@@ -107,7 +107,7 @@ async def erase(
     check(selection, now, by=by)
     async with audit.inputs.erasing:
         found = await read(lambda session: find(session, selection, tag))
-        altered = next((row.idx for row in found if not all_readable(row.groups)), None)
+        altered = next((row.idx for row in found if all_readable(row.groups) is None), None)
         if altered is not None:
             raise Conflict(
                 f"Record {altered}: its groups cannot be read: they were altered in the database. Put back the backup "

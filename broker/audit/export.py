@@ -145,7 +145,8 @@ class _Page:
 def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | None, disclosure: Disclosure) -> _Page:
     rows = trail.page(session, replace(query, after=at.next - 1, below=at.size, limit=PAGE, oldest_first=True))
     following = rows[-1].idx + 1 if len(rows) == PAGE else at.size
-    erased = erasures.of_records(session.connection(), (row.idx for row in rows if trail.absent(row.groups)))
+    lacking = {row.idx for row in rows if trail.absent(row.groups)}
+    erased = erasures.of_records(session.connection(), lacking)
     lines, held, place = list[bytes](), 0, at.next
     try:
         for row in rows:
@@ -156,7 +157,8 @@ def _page(session: Session, query: Query, at: Cursor, continuity: Continuity | N
                 break
             if continuity is not None:
                 continuity.follow(row.idx, row.agent_tag, row.seq, partial(_place, session))
-            trail.check_whole(row, erased.get(row.idx, ()))
+            if row.idx in lacking:
+                trail.check_whole(row, erased.get(row.idx, ()))
             lines.append(line(row, disclosure))
         if continuity is not None and following == at.size:
             continuity.end(at.size)

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+from broker.entropy import system_entropy
 from broker.formats.record import GROUPS
 
 MAX_DEPTH = 64
@@ -21,18 +22,21 @@ _LAST_MS = 253_402_300_799_000
 """The last second that calendars have, 9999-12-31 23:59:59."""
 
 _SALT = re.compile(r"[0-9a-f]{32}", re.ASCII)
+_NAMES = frozenset(GROUPS)
+
+_BETWEEN = system_entropy(16).hex()
+"""Stands between contents that are read at once. Whoever writes the database does not know it."""
 
 
 def readable_groups(stored: bytes) -> dict[str, tuple[str, str]]:
     """The groups that can be read: salt in hexadecimal, and content, by name."""
-    found = _parsed(stored) or {}
-    return {name: (pair[0], pair[1]) for name, pair in found.items() if name in GROUPS and _is_group(pair)}
+    return _read(stored)[0]
 
 
-def all_readable(stored: bytes) -> bool:
-    """Whether there is nothing but groups that can be read, and they are all that is there."""
-    found = _parsed(stored)
-    return found is not None and found.keys() == readable_groups(stored).keys()
+def all_readable(stored: bytes) -> dict[str, tuple[str, str]] | None:
+    """The groups, if there is nothing but groups that can be read; else None."""
+    groups, whole = _read(stored)
+    return groups if whole else None
 
 
 def at_ms(at: object) -> int:
@@ -42,16 +46,47 @@ def at_ms(at: object) -> int:
     return int(min(max(at * 1000, 0), _LAST_MS))
 
 
-def _parsed(stored: bytes) -> dict[str, Any] | None:
+def _read(stored: bytes) -> tuple[dict[str, tuple[str, str]], bool]:
+    """The groups that can be read, and whether they are all that is there."""
     try:
         found = orjson.loads(stored)
     except (ValueError, TypeError):
-        return None
-    return found if isinstance(found, dict) else None
+        return {}, False
+    if not isinstance(found, dict):
+        return {}, False
+    groups = found
+    if not _are_groups(found):
+        groups = {name: pair for name, pair in found.items() if name in _NAMES and _is_group(pair)}
+    return {name: (salt, text) for name, (salt, text) in groups.items()}, len(groups) == len(found)
+
+
+def _are_groups(found: dict[str, Any]) -> bool:
+    """Whether `_is_group` holds for each, for less: of groups that nobody altered, all contents are read at once."""
+    if not found.keys() <= _NAMES:
+        return False
+    texts = []
+    for pair in found.values():
+        if type(pair) is not list or len(pair) != 2 or type(pair[0]) is not str or type(pair[1]) is not str:
+            return False
+        if not _SALT.fullmatch(pair[0]):
+            return False
+        if pair[1]:
+            texts.append(pair[1])
+    together = f',"{_BETWEEN}",'.join(texts)
+    try:
+        said = orjson.loads(f"[{together}]")
+    except ValueError:
+        return False
+    return (
+        len(said) == max(2 * len(texts) - 1, 0)
+        and all(each == _BETWEEN for each in said[1::2])
+        and all(type(each) is dict for each in said[::2])
+        and together.count("{") + together.count("[") <= MAX_DEPTH
+    )
 
 
 def _is_group(pair: object) -> bool:
-    if not isinstance(pair, list) or [type(each) for each in pair] != [str, str] or not _SALT.fullmatch(pair[0]):
+    if type(pair) is not list or [type(each) for each in pair] != [str, str] or not _SALT.fullmatch(pair[0]):
         return False
     text: str = pair[1]
     if not text:

@@ -148,11 +148,31 @@ def test_only_groups_that_can_be_read_are() -> None:
     """Of another name, or with something beside salt and content, it is none; one that the record never had is."""
     good = {"who": [_SALT, "{}"], "what": [_SALT, ""], "request": [_SALT, _deep(MAX_DEPTH)]}
     assert readable_groups(orjson.dumps(good)) == {name: tuple(pair) for name, pair in good.items()}
-    assert all_readable(orjson.dumps(good))
+    assert all_readable(orjson.dumps(good)) == readable_groups(orjson.dumps(good))
     for name, pair in {"evil": [_SALT, "{}"], "for_whom": [_SALT, "{}", ""], "posture": [_SALT, _deep(65)]}.items():
         stored = orjson.dumps({**good, name: pair})
-        assert (set(readable_groups(stored)), all_readable(stored)) == (set(good), False)
-    assert readable_groups(orjson.dumps({"who": [_SALT, '{"a":' + _wide(100) + "}"]})).keys() == {"who"}
+        assert (set(readable_groups(stored)), all_readable(stored)) == (set(good), None)
+    wide = orjson.dumps({"who": [_SALT, '{"a":' + _wide(100) + "}"]})
+    assert readable_groups(wide).keys() == {"who"}
+    assert (all_readable(wide) or {}).keys() == {"who"}
+    wrong: dict[str, object] = {"salt": [_SALT[1:], "{}"], "dict": {_SALT: 1, "{}": 2}, "list": [_SALT, "[]"]}
+    for name, other in wrong.items():
+        assert readable_groups(orjson.dumps({"who": other})) == {}, name
+
+
+def test_no_content_reaches_into_another() -> None:
+    """Two that are an object each only together are none."""
+    for who, what in (
+        ('{"a":[1', "2]}"),
+        ('{},{"a":[1', "2]}"),
+        ('{},0,{"a":[1', "2]}"),
+        ('{"a":', "{}}"),
+        ("{}", ",{}"),
+    ):
+        stored = orjson.dumps({"who": [_SALT, who], "what": [_SALT, what], "request": [_SALT, "{}"]})
+        assert all_readable(stored) is None
+        assert readable_groups(stored).keys() <= {"who", "request"}
+        assert readable_groups(stored).get("who", ("", "{}"))[1] == "{}"
 
 
 def _deep(levels: int) -> str:
