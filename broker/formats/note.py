@@ -9,7 +9,6 @@ Source: c2sp.org/signed-note, Ed25519 only (signature type 0x01).
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import re
@@ -157,7 +156,7 @@ def unverified_signers(note: str) -> frozenset[tuple[str, bytes]]:
 
 def encode_base64(data: bytes) -> str:
     """Plain base64 with padding (RFC 4648 §4), which the C2SP formats use."""
-    return base64.b64encode(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).decode("ascii")
 
 
 def decode_base64(text: str) -> bytes:
@@ -167,8 +166,8 @@ def decode_base64(text: str) -> bytes:
         Malformed: anything else, trailing bits that are not zero included.
     """
     try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
+        data = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError as error:
         raise Malformed("The text is not base64 (RFC 4648 section 4).") from error
     if encode_base64(data) != text:
         raise Malformed("The text is not canonical base64.")
