@@ -48,6 +48,9 @@ def erase(
         if json:
             print_json({"erased": erased, "inputs": inputs, "records": records})
             return
+        if not records:
+            say(f"Nothing to erase: no record of {agent} from before that time has such a group. Is the name right?")
+            return
         said = f", as record {', '.join(map(str, records))} says" if records else ""
         what = f"{erased} records" + (f", {inputs} inputs of decisions" if inputs else "")
         say(f"{what} erased{said}.", "bold")

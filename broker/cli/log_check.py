@@ -51,7 +51,7 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
             start, end = wanted[0], found.head.size if wanted[1] is None else wanted[1]
             if not start < end <= found.head.size:
                 raise ProofInvalid(
-                    f"There are no records {records}: the log has {found.head.size} under its checkpoint."
+                    f'There are no records in "{records}": the log has 0 to {found.head.size - 1}; END is not in it.'
                 )
             with Api() as api, progress("Records", end - start, json=json) as done:
                 given = GivenRecords(api)
@@ -74,9 +74,8 @@ def run(key: str, records: str, url: str, tiles: Path | None, state: Path | None
     if found.continues is not None:
         say(f"It continues the {found.continues} entries of the checkpoint that you kept.")
     if checked is not None:
-        say(
-            f"Records {start} to {end - 1} are those of the log, of {checked.agents} agents, no running number missing."
-        )
+        whose = f"of {checked.agents} principals"
+        say(f"Records {start} to {end - 1} are those of the log, {whose}, no running number missing.")
         for line in _not_shown(checked):
             say(line)
     tell_newer(newer)

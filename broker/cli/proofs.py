@@ -44,8 +44,11 @@ def prove(
     """
     with refusing(json):
         from broker.cli.api import Api
+        from broker.errors import ConfigurationError
 
         file = output or Path(f"record-{index}.json")
+        if file.exists():
+            raise ConfigurationError(f"{file} exists already; name another place for the bundle with -o.")
         with Api() as api:
             api.get(f"/audit/records/{index}")
             _wait_for_checkpoint(api, index)

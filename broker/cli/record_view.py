@@ -14,6 +14,8 @@ WHOLE = ("index", "time", "kind", "outcome")
 _OUTCOMES = {"permit": "green", "deny": "red"}
 _NO_TIME = 253_402_300_800_000
 """The first millisecond that is of no year with four digits."""
+_NAMED = 3
+"""Of what a change is about, named in a line of a table."""
 _TITLES = {"for_whom": "for whom"}
 
 
@@ -37,7 +39,12 @@ def _what(what: Mapping[str, Any], remedy: Mapping[str, Any]) -> object:
     """What a record is about: a model, a resource, what was stopped or changed, or else the action's name."""
     if "section" in remedy:
         return f"{remedy['section']}/{remedy.get('name')}: {remedy.get('status')}"
-    return what.get("model") or what.get("resource") or remedy.get("differences") or what.get("action") or ""
+    differences = remedy.get("differences")
+    if isinstance(differences, list) and differences:
+        names = [f"{each.get('section')}/{each.get('name')}" for each in differences if isinstance(each, dict)]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return ", ".join(names[:_NAMED]) + more
+    return what.get("model") or what.get("resource") or what.get("action") or ""
 
 
 def of(record: Mapping[str, Any]) -> str:

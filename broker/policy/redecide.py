@@ -142,7 +142,7 @@ def _one(
     try:
         slice, policies = slice_of(str(told["entities"])), set_of(str(told.get("set", whole)))
         if slice is None:
-            return Redecided(action, Verdict.UNDECIDED, "its entities are missing or erased")
+            return Redecided(action, Verdict.UNDECIDED, "its entities are missing, withheld or erased")
         if policies is None:
             return Redecided(action, Verdict.UNDECIDED, "its policy set is missing")
         if (other := record.other(slice, action)) is not None:

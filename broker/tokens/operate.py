@@ -105,7 +105,9 @@ class OperatorGate:
         refusal = self._refusal(principal.id, thumbprint, presented, action, decided, source, request_id)
         await self._claim(caller, (refusal,))
         named = f" ({', '.join(decided.decision.policies)})" if decided.decision.policies else ""
-        raise AccessDenied(f"The policies do not let you {action}{named}. Ask an admin for the role that may.")
+        raise AccessDenied(
+            f"The policies do not let you {action}{named}. Ask an admin for a role, or a policy, that does."
+        )
 
     async def withhold(
         self, admitted: Admitted, group: str, presented: Presented, *, source: str, request_id: str

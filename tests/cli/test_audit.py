@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.cli import record_view
 from broker.cli.moments import moment
 from broker.formats import checkpoint
 from broker.formats.checkpoint import Checkpoint
@@ -87,6 +88,23 @@ def test_a_record_is_shown_with_everything_it_holds(admin: Person) -> None:
     assert "the broker's own claim" in shown
     assert admin.json("audit", "show", str(started["index"])) == started
     assert "There is no record 999999" in admin.refused("audit", "show", "999999")
+
+
+def test_a_bundle_takes_no_other_file_s_place(admin: Person, tmp_path: Path) -> None:
+    """Not even that of a bundle: what somebody kept as a proof stays."""
+    kept = tmp_path / "record.json"
+    kept.write_text("kept")
+    assert "exists already" in admin.refused("audit", "prove", "0", "-o", str(kept))
+    assert kept.read_text() == "kept"
+
+
+def test_what_a_change_was_about_is_named_in_few_words() -> None:
+    """Three of its differences, and how many more; never the whole of them."""
+    differences = [{"section": "agents", "name": f"a{n}", "before": None, "after": {}} for n in range(5)]
+    shown = {"index": 1, "kind": "ChangeActivated", "agent": "operator:ada", "at_ms": 0, "withheld": [], "erased": {}}
+    for count, said in ((0, "change"), (2, "agents/a0, agents/a1"), (5, "agents/a0, agents/a1, agents/a2 and 2 more")):
+        groups = {"what": {"action": "change"}, "remedy": {"differences": differences[:count]}}
+        assert record_view.row({**shown, "groups": groups})[5] == said
 
 
 def test_the_checkpoint_is_printed_as_it_was_signed(admin: Person, broker: BrokerProcess) -> None:

@@ -63,7 +63,7 @@ def test_a_package_may_stay_one_file(admin: Person, broker: BrokerProcess, tmp_p
 def wait_until_covered(admin: Person, broker: BrokerProcess) -> None:
     """Proving a record waits until a checkpoint covers it."""
     newest = admin.json("audit", "search", "--limit", "1")["records"][0]["index"]
-    admin.ok("audit", "prove", str(newest), "-o", str(broker.data_dir.parent / "newest.json"))
+    admin.ok("audit", "prove", str(newest), "-o", str(broker.data_dir.parent / f"{newest}.json"))
 
 
 def test_every_decision_of_a_package_is_made_again(stranger: Person, package: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_package_that_was_cut_is_none(package: Path, tmp_path: Path) -> None:
     data, cut = whole.read_bytes(), tmp_path / "cut.zip"
     for place in (0, 1, 100, len(data) // 2, len(data) - 100, len(data) - 1):
         cut.write_bytes(data[:place])
-        with pytest.raises(Malformed, match="no whole ZIP file: it was cut, or is none"):
+        with pytest.raises(Malformed, match="no whole ZIP file: it was cut, or is no package"):
             check_whole(cut)
         with pytest.raises(Malformed, match="no whole ZIP file"):
             unpack(cut, tmp_path / "package")

@@ -101,7 +101,7 @@ def test_what_cannot_be_decided_is_no_agreement() -> None:
     for told_, known, sets, why in (
         (None, slices, (policies,), "withheld or erased"),
         (decision | {"entities": ""}, slices, (policies,), "not declared"),
-        (decision, {}, (policies,), "missing or erased"),
+        (decision, {}, (policies,), "missing, withheld or erased"),
         (decision, slices, (), "policy set is missing"),
         (decision | {"inputs": []}, slices, (policies,), "another shape"),
         ({"outcome": "permit", "inputs": {}, "set": policies.hash}, slices, (policies,), "does not tell"),

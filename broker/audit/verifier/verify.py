@@ -83,7 +83,9 @@ class Package:
         try:
             self.zip = None if path.is_dir() else zipfile.ZipFile(path)
         except zipfile.BadZipFile as error:
-            raise NotProved(f"{path} is no whole ZIP file: it was cut, or is none") from error
+            raise NotProved(
+                f"{path} is no whole ZIP file: it was cut, or is no package (of one record: broker audit verify)"
+            ) from error
         self.names = sorted(self.listed() if self.zip is None else self.zip.namelist())
         if len(set(self.names)) != len(self.names):
             raise NotProved("a file is in the package twice")
@@ -345,6 +347,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("package", nargs="?", type=Path, default=Path(__file__).parent, help="its folder or ZIP file")
     parser.add_argument("--key", required=True, help="the log's key, or a file that holds it; not from the package")
     given = parser.parse_args(arguments)
+    if "+" not in given.key and not Path(given.key).is_file():
+        parser.error(f"--key {given.key}: there is no such file, and it is no key itself")
     try:
         problems = verify(given.package, Key(given.key if "+" in given.key else Path(given.key).read_text()))
     except Exception as error:  # noqa: BLE001  fails closed: a package that breaks this program is not proved
