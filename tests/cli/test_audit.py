@@ -100,7 +100,9 @@ def test_a_bundle_takes_no_other_file_s_place(admin: Person, tmp_path: Path) -> 
 
 def test_what_a_change_was_about_is_named_in_few_words() -> None:
     """Three of its differences, and how many more; never the whole of them."""
-    differences = [{"section": "agents", "name": f"a{n}", "before": None, "after": {}} for n in range(5)]
+    differences: list[dict[str, object]] = [
+        {"section": "agents", "name": f"a{n}", "before": None, "after": {}} for n in range(5)
+    ]
     shown = {"index": 1, "kind": "ChangeActivated", "agent": "operator:ada", "at_ms": 0, "withheld": [], "erased": {}}
     for count, said in ((0, "change"), (2, "agents/a0, agents/a1"), (5, "agents/a0, agents/a1, agents/a2 and 2 more")):
         groups = {"what": {"action": "change"}, "remedy": {"differences": differences[:count]}}
