@@ -18,6 +18,7 @@ from broker.audit.events import Event, Group, Kind
 from broker.audit.inputs import Input
 from broker.audit.log import AuditLog, RecordRow, Step
 from broker.audit.search import Query
+from broker.audit.stored_record import readable_groups
 from broker.errors import InvalidRequest
 from broker.formats.record import GROUPS
 
@@ -105,7 +106,7 @@ def check_continues(session: Session, search: int, page: Query, *, reader: Reade
     """
     row = session.get(RecordRow, search)
     if row is not None and row.kind == Kind.TRAIL_READ and row.agent == reader.id and now - row.at < SEARCH_LIFE_S:
-        stored = orjson.loads(row.groups)
+        stored = readable_groups(row.groups)
         parts = (stored.get(name, ("", ""))[1] or "{}" for name in ("who", "what", "request"))
         who, what, request = map(orjson.loads, parts)
         told = set(request.get("withheld", GROUPS)) <= set(reader.disclosure.withheld)

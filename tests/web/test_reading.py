@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from broker.audit import reads
 from broker.audit.saved import MAX_SAVED
-from broker.db.engine import execute
+from broker.db.engine import execute, writing
 from tests.build import AGENT, MODEL, Running, running
 from tests.fakes import FakeClock
 from tests.faults import locked
@@ -142,6 +142,19 @@ async def test_no_page_shows_what_its_search_does_not_tell(run: Running, rita: h
     ):
         assert (await _get(rita, _RECORDS, **right))["records"]
     assert run.broker.audit.size == size
+
+
+async def test_a_search_whose_record_was_altered_goes_on_nowhere(run: Running, rita: httpx2.AsyncClient) -> None:
+    """What nobody can read any more says nothing of where it went on: refused, and no error of the broker's own."""
+    page = await _get(rita, _RECORDS, limit=1)
+    with writing(run.broker.engine) as connection:
+        (good,) = execute(connection, "SELECT groups FROM records WHERE idx = ?", (page["search"],)).one()
+        execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (b"[", page["search"]))
+    further = {"limit": 1, "after": page["next"], "search": page["search"]}
+    assert (await rita.get(_RECORDS, params=further)).status_code == 400
+    with writing(run.broker.engine) as connection:
+        execute(connection, "UPDATE records SET groups = ? WHERE idx = ?", (good, page["search"]))
+    assert (await rita.get(_RECORDS, params=further)).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["agent", "owner", "human", "action", "outcome", "model", "policy", "request_id"])
